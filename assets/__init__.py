@@ -1,0 +1,1 @@
+"""Sample images and bundled priors; read them through `importlib.resources.files("restore.assets")`."""

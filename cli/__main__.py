@@ -1,0 +1,5 @@
+"""`python -m restore.cli`."""
+
+from restore.cli import app
+
+app()

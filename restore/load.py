@@ -1,0 +1,256 @@
+"""Names, folders and callables -> Prior."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from restore.errors import InputError, PriorError
+from restore.levels import Schedule, from_config, linear
+from restore.prior import Prior
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DIFFUSERS_PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+
+
+def bundled() -> dict[str, Path]:
+    """Name -> folder of the priors that ship with the package."""
+    root = Path(str(files("restore.assets"))) / "priors"
+    return {p.name: p for p in sorted(root.iterdir()) if (p / "model_index.json").is_file()} if root.is_dir() else {}
+
+
+def find(source: str | Path) -> Path:
+    """The folder of a bundled name or of a path. PriorError where there is none, InputError for a file."""
+    folder = bundled().get(str(source), Path(source))
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give the diffusers folder that it lies in")
+    if not folder.is_dir():
+        known = ", ".join(bundled()) or "none"
+        raise PriorError(f"no prior {str(source)!r}: give a bundled name ({known}) or a diffusers folder")
+    return folder
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. InputError for a device that is unknown or not there."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError):
+        chosen = None
+    if chosen is None or chosen.type == "meta":
+        raise InputError(f"device {str(device)!r} is not available: choose auto, cpu or cuda")
+    return chosen
+
+
+def _cast(net: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights of matrix products once, so that autocast has nothing left to cast in each forward."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+            module.to(dtype)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The precision that a network runs in; `auto` is bf16 where the device has instructions for it. InputError.
+
+    It is never found by timing: the same seed has to give the same picture in every run."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
+    if dtype == "float16" and device.type == "cpu":
+        raise InputError("float16 is for GPUs: choose float32 or bfloat16 on the CPU")
+    if dtype != "auto":
+        return DTYPES[dtype]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:  # AMX, or AVX-512 BF16; torch may not tell
+        tests = (getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+        fast = device.type == "cpu" and any(test() for test in tests)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _settle(prior: Prior, device: torch.device, dtype: torch.dtype) -> Prior:
+    """Move the network to the device in the asked precision."""
+    net = prior.net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    prior.given = {key: value.to(device) for key, value in prior.given.items()}
+    prior.dtype = dtype
+    if dtype != torch.float32:
+        _cast(net, dtype)
+    return prior
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a readable JSON file; is the download complete?")
+    return found
+
+
+def _files(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any] | None, list[str] | None]:
+    """(network folder, its configuration, the scheduler's, class names) of a pipeline or bare network folder."""
+    inner = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
+    if not (inner / "config.json").is_file():
+        raise PriorError(f"{folder}: no diffusers folder (neither config.json nor unet/config.json)")
+    found = [p / "scheduler_config.json" for p in (folder / "scheduler", folder, inner.parent / "scheduler")]
+    settings = next((_read_json(p) for p in found if p.is_file()), None)
+    return inner, _read_json(inner / "config.json"), settings, _labels(folder / "labels.json")
+
+
+def _labels(path: Path) -> list[str] | None:
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: not a JSON list of class names; is the download complete?")
+    return names
+
+
+def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
+    """The denoiser in `folder`, every weight accounted for."""
+    import diffusers
+
+    name = config.get("_class_name", "")
+    if name == "UNet":
+        from restore.unet import UNet as kind  # noqa: N813
+    else:
+        kind = getattr(diffusers, name, None)
+    if kind is None or not hasattr(kind, "from_pretrained"):
+        raise InputError(f"{folder}: no network class {name!r} in diffusers {diffusers.__version__}")
+    level = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net, info = kind.from_pretrained(
+                folder,
+                torch_dtype=torch.float32,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # safetensors, torch and diffusers each raise their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "size mismatch" in reason:
+            reason = reason[reason.index("size mismatch") :][:160]
+            raise InputError(f"{folder}: weights and config.json do not belong together: {reason}") from error
+        raise InputError(f"{folder}: the weights cannot be read; fetch or copy the folder again ({reason})") from error
+    finally:
+        diffusers.utils.logging.set_verbosity(level)
+    wrong = sorted([*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])])
+    if wrong:
+        raise InputError(f"{folder}: weights and config.json do not belong together, first at {wrong[0]}")
+    return net
+
+
+def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name: str) -> Prior:
+    """A pipeline folder (model_index.json, unet/, scheduler/) or a bare network folder (config.json)."""
+    inner, config, settings, labels = _files(folder)
+    if settings is None and schedule is None:
+        warnings.warn(f"{folder}: no scheduler_config.json; taken as DDPM, linear betas, T=1000", stacklevel=3)
+        settings = {"prediction_type": "epsilon", "clip_sample": True}
+        schedule = linear(1000)
+    settings = settings or {}
+    widths = config.get("block_out_channels") or config.get("channels") or (1,)
+    if predicts is None:
+        scheduler = settings.get("_class_name", "")
+        if scheduler.startswith("EDM"):  # its network sees scaled inputs, and answers with a mix of x0 and noise
+            raise InputError(f"{folder}: {scheduler} preconditions its network, which is not supported")
+        kind = settings.get("prediction_type") or ("flow_prediction" if scheduler.startswith("Flow") else "epsilon")
+        if kind not in DIFFUSERS_PREDICTS:
+            raise InputError(f"{folder}: unknown prediction_type {kind!r}")
+        predicts = DIFFUSERS_PREDICTS[kind]
+    classes = config.get("num_class_embeds")
+    prior = Prior(
+        _network(inner, config),
+        predicts=predicts,
+        schedule=schedule or from_config(settings),
+        channels=config.get("in_channels", 3),
+        clip=bool(settings.get("clip_sample", False)),
+        multiple=2 ** (len(widths) - 1),
+        size=config.get("sample_size"),
+        labels=labels or classes,
+        name=name,
+    )
+    if labels and classes == len(labels) + 1:  # the last class stands for 'no label', until one is chosen
+        prior.given["class_labels"] = torch.tensor(len(labels))
+    return prior
+
+
+def load_prior(
+    source: str | Path | Prior | Callable[..., Any] = "photo",
+    *,
+    device: str | torch.device = "auto",
+    dtype: str = "auto",
+    schedule: Schedule | None = None,
+    predicts: str | None = None,
+) -> Prior:
+    """A prior by name (bundled), from a diffusers folder, or from a callable net(x, t) with its schedule.
+
+    source: `photo` or another bundled name; a folder in the pipeline layout or of one network; a callable, which then
+    needs `schedule` (an nn.Module is moved and cast in place); a Prior, which is given back as it is, and takes no
+    other option. device: auto, cpu, cuda, cuda:1 ... dtype: auto, float32, bfloat16, float16. schedule, predicts:
+    replace what the folder says. Raises PriorError where there is no such prior and InputError for damaged files and
+    unknown options.
+    """
+    if isinstance(source, Prior):
+        if schedule is not None or predicts is not None or not (str(device) == dtype == "auto"):
+            raise InputError("a Prior is ready as it is: give device, dtype, schedule and predicts to load_prior")
+        return source
+    if not isinstance(source, str | Path) and not callable(source):
+        raise InputError(f"cannot load a prior from {type(source).__name__}: give a name, a folder or a callable")
+    chosen = pick_device(device)
+    precision = pick_dtype(dtype, chosen)
+    if callable(source):
+        if schedule is None:
+            raise InputError("a callable network needs schedule=, the noise schedule that it was trained on")
+        prior = Prior(source, predicts=predicts or "eps", schedule=schedule)
+        if isinstance(source, nn.Module):
+            return _settle(prior, chosen, precision)
+        if not (str(device) == dtype == "auto"):
+            raise InputError("device and dtype are for networks: a plain function runs on the CPU in float32")
+        return prior
+    folder = find(source)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+        return _settle(_folder(folder, schedule, predicts, str(source)), chosen, precision)
+
+
+def describe(source: str | Path) -> dict[str, Any]:
+    """What `restore priors info` says of a bundled name or a diffusers folder, without reading its weights.
+
+    Raises PriorError where there is no such prior, InputError where its files cannot be read."""
+    folder = find(source)
+    inner, config, settings, labels = _files(folder)
+    settings = settings or {}
+    card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
+    header = card.split("---")[1] if card.startswith("---") else ""
+    facts = dict(line.split(": ", 1) for line in header.splitlines() if ": " in line)
+    title = next((line[2:] for line in card.splitlines() if line.startswith("# ")), folder.name)
+    return {
+        "name": str(source),
+        "title": title,
+        "licence": facts.get("license", "unknown"),
+        "megabytes": round(sum(p.stat().st_size for p in inner.glob("*.safetensors")) / 1e6, 1),
+        "network": config.get("_class_name"),
+        "channels": config.get("channels") or config.get("block_out_channels"),
+        "size": config.get("sample_size") or "any",
+        "predicts": settings.get("prediction_type", "epsilon"),
+        "schedule": settings.get("beta_schedule"),
+        "levels": settings.get("num_train_timesteps"),
+        "classes": len(labels) if labels else config.get("num_class_embeds"),
+        "labels": ", ".join(labels) if labels else None,
+        "folder": str(folder),
+    }

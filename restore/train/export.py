@@ -1,0 +1,112 @@
+"""A trained prior as a diffusers folder: weights, scheduler, model card and the configuration that made it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from restore.train import toml
+from restore.train.config import PriorConfig
+from restore.train.log import duration
+
+
+def write(
+    folder: Path,
+    net: nn.Module,
+    scheduler: Any,
+    config: PriorConfig,
+    labels: list[str] | None,
+    history: list[dict[str, Any]],
+) -> None:
+    """Fill `folder` with what `restore.load_prior` and diffusers read; `history` is the log, for the card.
+
+    labels.json lists the class names; where the network has one class more, the last stands for 'no label'."""
+    dtype = torch.float16 if config.export.dtype == "fp16" else torch.float32
+    net = copy.deepcopy(net)
+    for tensor in [*net.parameters(), *net.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to("cpu", dtype).contiguous()
+    net.save_pretrained(folder / "unet", safe_serialization=True)
+    for path in (folder / "unet").iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone
+    scheduler.save_pretrained(folder / "scheduler")
+    ours = type(net).__module__.startswith("restore.")
+    index = {
+        "_class_name": "DDPMPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "scheduler": ["diffusers", type(scheduler).__name__],
+        "unet": ["restore.unet" if ours else "diffusers", type(net).__name__],
+    }
+    _text(folder / "model_index.json", json.dumps(index, indent=2))
+    _text(folder / "train.toml", toml.write(dataclasses.asdict(config)))
+    if labels:
+        _text(folder / "labels.json", json.dumps(labels))
+    _text(folder / "README.md", card(net, config, labels, history))
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def card(net: nn.Module, config: PriorConfig, labels: list[str] | None, history: list[dict[str, Any]]) -> str:
+    """The model card: what it is, its data, its recipe, its training curve."""
+    train, settings = config.train, config.export
+    done = history[-1] if history else {"step": 0, "crops": 0, "seconds": 0.0}
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    budget = " or ".join(f"{v:g} {k}" for k, v in (("steps", train.steps), ("minutes", train.minutes)) if v)
+    parts = [
+        "---",
+        f"license: {settings.license}",
+        "library_name: diffusers",
+        "tags: [diffusion, image-restoration, restore]",
+        "---",
+        f"# {settings.title}",
+        "",
+        f"A denoising network of {millions:.1f} M parameters that predicts {train.predicts}, "
+        f"trained on crops of {config.data.crop} px"
+        + (f" with {len(labels)} labels ({', '.join(labels)})." if labels else "."),
+        "",
+        "## Training",
+        "",
+        settings.data,
+        "" if settings.data else None,
+        f"* {done['step']} steps, {done['crops']} crops, {duration(done['seconds'])}; budget {budget}; "
+        f"seed {config.seed}",
+        f"* AdamW, lr {train.lr:g}, betas {train.betas[0]:g} and {train.betas[1]:g}, weight decay "
+        f"{train.weight_decay:g}, warm-up {train.warmup} steps, {train.decay.kind} decay from {train.decay.start:.0%}",
+        f"* batch {train.batch}, gradient clip {train.clip_grad:g}, EMA {train.ema:g}, precision {train.precision}",
+        *(
+            f"* from {p.start:.0%} on: crops {p.crop or 'as before'}, batch {p.batch or 'as before'}"
+            for p in train.phases
+        ),
+        "* `train.toml` is the whole configuration",
+        "",
+        *curve(history),
+        settings.notes,
+    ]
+    return "\n".join(part for part in parts if part is not None).rstrip()
+
+
+def curve(history: list[dict[str, Any]], rows: int = 12) -> list[str]:
+    """A table of at most `rows` validations, spread over the training: PSNR of x0 at sigma on the 0-255 scale."""
+    found = [row for row in history if "val_loss" in row]
+    if not found:
+        return []
+    chosen = [
+        found[round(i * (len(found) - 1) / max(1, min(rows, len(found)) - 1))] for i in range(min(rows, len(found)))
+    ]
+    keys = [key for key in found[-1] if key.startswith("psnr_")]
+    table = ["Held-out PSNR (dB) of x0 at each sigma/255, and loss, of the averaged weights:", ""]
+    table.append("| crops | time | " + " | ".join(k.removeprefix("psnr_") for k in keys) + " | loss |")
+    table.append("| --- " * (len(keys) + 3) + "|")
+    for row in chosen:
+        cells = [str(row["crops"]), duration(row["seconds"]), *(f"{row.get(k, float('nan')):.2f}" for k in keys)]
+        table.append("| " + " | ".join([*cells, f"{row['val_loss']:.4f}"]) + " |")
+    return [*table, ""]
