@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import hole, photo, run
 from safetensors.torch import load_file
 
 from restore.levels import linear
+from restore.load import load_prior
 from restore.prior import Pred, Prior
 
 DATA = Path(__file__).parent / "data"
+pytest.register_assert_rewrite("pictures", "inpainting")
 torch.set_num_threads(1)  # tensors here are tiny: threads would wait for each other, badly so on a busy machine
 
 
@@ -164,3 +167,53 @@ def save_tiny(folder, scheduler=None, change=None, index=True, **options):
         kinds = {"scheduler": ["diffusers", type(scheduler).__name__], "unet": ["restore.unet", "UNet"]}
         (folder / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline", **kinds}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    return load_prior(tiny_folder, device="cpu", dtype="float32")
+
+
+class Spy:
+    """A closed-form network that remembers the shapes it was asked for."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, x, t, **given):
+        self.shapes.append(tuple(x.shape))
+        return closed_form(x, t)
+
+
+@pytest.fixture
+def spy():
+    return Spy()
+
+
+@pytest.fixture
+def spied(spy):
+    return Prior(spy, predicts="eps", schedule=linear(1000), clip=True, multiple=8)
+
+
+@pytest.fixture
+def desk(tmp_path, tiny_folder):
+    """A folder with a picture and its mask; desk.inpaint(...) restores it with the tiny prior in few steps."""
+
+    class Desk:
+        here = tmp_path
+        photo = photo(tmp_path / "photo.png")
+        mask = hole(tmp_path / "mask.png")
+
+        @staticmethod
+        def inpaint(*args, prior=tiny_folder, steps=2, **options):
+            return run("inpaint", *args, "--prior", prior, *(("--steps", steps) if steps else ()), **options)
+
+    return Desk
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def stop(self, x, level):
+        raise AssertionError("the network was asked, although the input is bad")
+
+    monkeypatch.setattr(Prior, "__call__", stop)
