@@ -2,7 +2,7 @@
 
 python benchmarks/overhead.py [--size 128] [--steps 5] [--device auto]
 
-The network is an 18 M-parameter UNet2DModel with random weights. A clock inside it adds up the network's own seconds,
+The network is a 20 M-parameter UNet2DModel with random weights. A clock inside it adds up the network's own seconds,
 so that both sides of the ratio come from the same run: ratio = whole run / seconds inside the network.
 """
 

@@ -40,7 +40,7 @@ def inpaint(
     strength: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Noise to start from, in (0, 1]; 1 starts from noise alone.",
+            metavar="X", help="Noise to start from, in (0, 1]; 1 ignores the rough fill.",
             show_default="by hole size",
         ),
     ] = None,

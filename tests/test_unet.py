@@ -19,7 +19,7 @@ def trained(**options):
 @pytest.mark.parametrize("norm", [True, False])
 @torch.no_grad()
 def test_the_answer_for_a_region_ignores_the_size_of_the_picture(norm):
-    """A pixel further than the receptive field from a cut sees the same as in the whole picture, bit for bit nearly."""
+    """A pixel further than the receptive field from a cut sees the same as in the whole picture."""
     net, t = trained(norm=norm).double(), torch.tensor([300.0], dtype=torch.float64)
     x = torch.randn(1, 3, 320, 256, dtype=torch.float64)
     whole = net(x, t).sample[..., 96:224, 64:192]

@@ -58,20 +58,20 @@ def ddrm(
     if x is None:
         seen = (s > 0) & (spread <= first.ratio)
         mean = torch.where(seen, y_bar, torch.zeros_like(y_bar) if start is None else op.vt(start))
-        taken = first.alpha * torch.where(seen, spread, 0.0)
-        z = combine(first.alpha * mean, (first.sigma**2 - taken**2).clamp(min=0).sqrt())  # eq. 7
+        var = torch.where(seen, first.sigma**2 - (first.alpha * spread) ** 2, first.sigma**2)
+        z = combine(first.alpha * mean, var.clamp(min=0).sqrt())  # eq. 7
         x = op.v(z) * (1 / first.sigma if as_released else 1)
     for now, then in pairwise(levels):
         pred = denoise(x, now)
         x0, eps, r_next = op.vt(pred.x0), op.vt(pred.eps), then.ratio
         drift, fresh = math.sqrt(1 - eta**2), eta * r_next
-        # eq. 8, by coefficient: no measurement; measurement noisier than the chain; measurement cleaner
-        blind = x0 + drift * r_next * eps
-        after = x0 + drift * r_next * (y_bar - x0) * inverse(spread.nan_to_num(posinf=0.0))
-        before = (1 - eta_b) * x0 + eta_b * y_bar
+        # eq. 8, by coefficient: not measured; its measurement noisier than the chain; its measurement cleaner
+        unmeasured = x0 + drift * r_next * eps
+        noisier = x0 + drift * r_next * inverse(spread) * (y_bar - x0)
+        cleaner = (1 - eta_b) * x0 + eta_b * y_bar
         clean = spread < r_next if as_released else spread <= r_next
-        mean = torch.where(clean, before, torch.where((s > 0) & (spread > r_next), after, blind))
-        var = torch.where(clean, r_next**2 - (eta_b * torch.where(clean, spread, 0.0)) ** 2, fresh**2)
+        mean = torch.where(clean, cleaner, torch.where(s > 0, noisier, unmeasured))
+        var = torch.where(clean, r_next**2 - (eta_b * spread) ** 2, fresh**2)
         z = combine(mean, var.clamp(min=0).sqrt()) if r_next else mean
         x = then.alpha * op.v(z)
         yield State(x, pred.x0, then)

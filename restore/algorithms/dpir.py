@@ -28,12 +28,12 @@ def dpir(
     """Half-quadratic splitting, algorithm 1: denoise at a falling level, then pull towards the measurement; no noise.
 
     y: the measurement A(x0) + noise_std * n, in model space. start: a first guess (B,C,H,W); none takes A^+ y. weight:
-    lambda of eq. 5, the prior's. The answer is one most plausible picture: smoother than a sample of DDRM or RePaint,
+    the lambda of the prior term. The answer is one most plausible picture: smoother than a sample of DDRM or RePaint,
     and closer to the truth on average. With noise_std 0 it satisfies A(x) = y."""
     s, u = op.s, op.ut(y)
 
     def data_step(z: Tensor, sigma: float) -> Tensor:
-        """argmin |A x - y|^2 / noise_std^2 + weight / sigma^2 |x - z|^2: eq. 6a, by coefficient."""
+        """argmin |A x - y|^2 / noise_std^2 + weight / sigma^2 |x - z|^2: the data subproblem, by coefficient."""
         if noise_std and not sigma:
             return z
         pull = weight * (noise_std / sigma) ** 2 if noise_std else 0.0
@@ -43,6 +43,6 @@ def dpir(
 
     x = data_step(op.pinv(y) if start is None else start, levels[0].ratio)
     for now, then in pairwise(levels):
-        x0 = denoise(now.alpha * x, now).x0  # eq. 6b
+        x0 = denoise(now.alpha * x, now).x0  # the prior subproblem: a Gaussian denoiser
         x = data_step(x0, then.ratio)
         yield State(x, x0, then)

@@ -31,8 +31,8 @@ def repaint(
     """RePaint, algorithm 1; the time travel is in `levels`, made by `restore.levels.travel`.
 
     known: (B,C,H,W) image in model space, its unknown pixels ignored. mask: broadcasts to it, 1 = known. eta: 1 is the
-    paper's DDPM, 0 takes DDIM steps. start: a first guess (B,C,H,W), noised to levels[0] (CCDF: Chung et al. 2022,
-    section 4); none starts from noise. The answer equals `known` exactly where mask is 1."""
+    paper's DDPM, 0 takes DDIM steps. start: a first guess (B,C,H,W), noised to levels[0] (CCDF: Chung et al. 2022);
+    none starts from noise. The answer equals `known` exactly where mask is 1."""
     x = x0 = _start(known, levels[0], start, rng)
     for now, then in pairwise(levels):
         if then.ratio > now.ratio:
