@@ -14,8 +14,9 @@ import diffusers
 import torch
 
 from restore import last, linear, load_prior, sample, travel
-from restore.algorithms import ddrm, repaint
-from restore.operators import Mask
+from restore.algorithms import ddib, ddrm, dpir, ilvr, low_pass, repaint, sdedit
+from restore.kernels import read_kernel
+from restore.operators import Mask, blur, downscale
 from restore.steps import ancestral, ddim, heun, once
 
 
@@ -59,7 +60,13 @@ def runs(net, size, steps, batch, device):
     x = torch.randn(batch, 3, size, size, device=device)
     known = torch.zeros(1, 1, size, size, device=device)
     known[..., : size // 2] = 1
-    op, levels = Mask(known), prior.levels(steps)
+    levels = prior.levels(steps)
+    ops = {
+        "inpaint": Mask(known),
+        "x4 average": downscale(4, (size, size), "average").to(device),
+        "x4 bicubic": downscale(4, (size, size)).to(device),
+        "deblur": blur(read_kernel("motion:15,30"), (size, size)).to(device),
+    }
     rng = torch.Generator().manual_seed(0)
     ddim_scheduler = diffusers.DDIMScheduler(clip_sample=False)
     ddpm_scheduler = diffusers.DDPMScheduler(clip_sample=False)
@@ -85,7 +92,17 @@ def runs(net, size, steps, batch, device):
         "restore ddpm": lambda: last(sample(prior, x, levels, move=once(ancestral, rng=rng))),
         "restore heun": lambda: last(sample(prior, x, levels, move=heun)),
         "restore repaint": lambda: last(repaint(prior, x, known, travel(levels, 2, 1), rng=rng)),
-        "restore ddrm": lambda: last(ddrm(prior, op, op.A(x), 0.05, levels, rng=rng)),
+        **{
+            f"restore ddrm, {name}": lambda op=op: last(ddrm(prior, op, op.A(x), 0.05, levels, rng=rng))
+            for name, op in ops.items()
+        },
+        **{
+            f"restore dpir, {name}": lambda op=op: last(dpir(prior, op, op.A(x), 0.05, levels))
+            for name, op in ops.items()
+        },
+        "restore ilvr": lambda: last(ilvr(prior, x, low_pass(4), levels, rng=rng)),
+        "restore sdedit": lambda: last(sdedit(prior, x, levels, mask=known, rng=rng)),
+        "restore ddib": lambda: last(ddib(prior, prior, x, levels[:-1][::-1], levels, step=once(ddim))),
         "diffusers DDIM": theirs(ddim_scheduler),
         "diffusers DDPM": theirs(ddpm_scheduler),
         "diffusers RePaint": theirs_repaint,
@@ -115,7 +132,7 @@ def main():
     millions = sum(p.numel() for p in bare.parameters()) / 1e6
     print(f"{millions:.1f} M parameters, {args.size} px, {args.steps} steps, float32")
     print(f"torch {torch.__version__}, {where}\n")
-    print(f"{'':20}" + "".join(f"{f'batch {b}':>12}{'ms outside':>12}" for b in args.batches))
+    print(f"{'':26}" + "".join(f"{f'batch {b}':>12}{'ms outside':>12}" for b in args.batches))
     for name in runs(net, args.size, args.steps, 1, device):
         cells = ""
         for batch in args.batches:
@@ -131,7 +148,7 @@ def main():
                 total = time.perf_counter() - begin
             outside = (total - net.seconds) / net.calls * 1000
             cells += f"{total / net.seconds:12.4f}{outside:12.2f}"
-        print(f"{name:20}{cells}", flush=True)
+        print(f"{name:26}{cells}", flush=True)
 
 
 if __name__ == "__main__":

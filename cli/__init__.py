@@ -10,7 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 from restore import __version__
-from restore.cli import common, inpaint, priors, train
+from restore.cli import (
+    colorize,
+    common,
+    deblur,
+    degrade,
+    denoise,
+    edit,
+    generate,
+    inpaint,
+    priors,
+    refine,
+    score,
+    train,
+    translate,
+    upscale,
+)
 from restore.errors import RestoreError
 
 # typer brings its own click, or, before 0.26, takes click as it is installed; this is the base of either's errors
@@ -91,5 +106,15 @@ def main(
 
 
 app.command("inpaint", short_help="Repaint the white part of a mask.")(inpaint.inpaint)
+app.command("upscale", short_help="More pixels: 2, 3, 4 ... times as large.")(upscale.upscale)
+app.command("deblur", short_help="Undo a blur whose kernel is known.")(deblur.deblur)
+app.command("denoise", short_help="Remove noise.")(denoise.denoise)
+app.command("colorize", short_help="Colours for gray pictures.")(colorize.colorize)
+app.command("edit", short_help="Make a sketch or a picture look real (SDEdit).")(edit.edit)
+app.command("refine", short_help="A new picture with the same layout (ILVR).")(refine.refine)
+app.command("translate", short_help="From one prior or class to another (DDIB).")(translate.translate)
+app.command("generate", short_help="Pictures from noise.")(generate.generate)
+app.command("score", short_help="Say how close two pictures are: PSNR, SSIM, LPIPS.")(score.score)
+app.command("degrade", short_help="Make test inputs: blurred, shrunk, gray, noisy ...")(degrade.degrade)
 app.add_typer(priors.app, name="priors")
 app.add_typer(train.app, name="train")

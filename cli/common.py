@@ -52,10 +52,10 @@ def say(kind: str, text: object) -> None:
 class Item:
     """One picture of a run: where it comes from, what to call it, where it lies below the folder that was named."""
 
-    def __init__(self, path: Path | None, folder: Path | None = None) -> None:
+    def __init__(self, path: Path | None, folder: Path | None = None, name: str = "standard input") -> None:
         self.path, self.folder = path, folder
         self.below = path.parent.relative_to(folder) if path and folder else Path()
-        self.name = "standard input" if path is None else str(path)
+        self.name = name if path is None else str(path)
 
     def read(self) -> Any:
         """The Picture, to be answered by a Picture. Raises InputError."""
@@ -68,6 +68,26 @@ class Item:
         """The name of its answer, of a format that can be written."""
         path = self.path or Path("stdin.png")
         return f"{path.stem}{ending}{path.suffix if path.suffix.lower() in SUFFIXES else '.png'}"
+
+
+def mask_for(mask: Path | None, item: Item) -> Path | None:
+    """The mask of one picture: the file itself, or the file of the same name in a folder of masks."""
+    if mask is None or not mask.is_dir():
+        return mask
+    if item.path is None:
+        raise InputError(f"{mask} is a folder of masks: standard input has no name to find its mask by")
+    found = [p for p in (mask / item.below).glob("*") if p.stem == item.path.stem and p.is_file()]
+    if not found:
+        raise InputError(f"{item.path}: no mask named {item.path.stem}.* in {mask / item.below}")
+    return min(found, key=lambda p: (p.suffix.lower() not in SUFFIXES, p.name))
+
+
+def writable(picture: Any, path: Path | None) -> None:
+    """Refuse, before any work is done, a picture with transparency for a format that has none. Raises InputError."""
+    from restore.images import encode, format_of
+
+    if picture.alpha is not None and path and format_of(path.suffix) in ("JPEG", "BMP"):
+        encode(picture, path.suffix)
 
 
 def collect(arguments: list[str], recursive: bool) -> list[Item]:
@@ -179,7 +199,7 @@ def run(
     plan: list[list[Path | None]],
     *,
     look: Callable[[Item, list[Path | None]], Any],
-    load: Callable[[], Any],
+    load: Callable[[], Any] | None,
     work: Callable[[Any, Any, Callable[[Any], None] | None], Any],
     overwrite: bool,
     as_json: bool,
@@ -188,8 +208,8 @@ def run(
     """Look at, work on, write and report one picture after the other.
 
     look: an item and its outputs -> what `work` takes. load: the prior, once, after the first look; its errors stop the
-    run. work: (what look gave, the prior, progress) -> Result. Of several pictures a bad one is named and passed over,
-    and the exit code is 3."""
+    run; None where no prior is needed. work: (what look gave, the prior, progress) -> Result. Of several pictures a bad
+    one is named and passed over, and the exit code is 3."""
     if as_json and plan == [[None]]:
         raise InputError("standard output cannot carry both the picture and JSON: leave --json out, or give -o FILE")
     prior, failed = None, 0
@@ -211,9 +231,9 @@ def run(
             except RestoreError as error:
                 failed += pass_over(item, error)
                 continue
-            prior = load() if prior is None else prior
+            prior = load() if load and prior is None else prior
             try:
-                with progress_bar(item.path.name if item.path else "stdin", quiet) as update:
+                with progress_bar(item.path.name if item.path else "stdin", quiet or not load) as update:
                     result = work(seen, prior, update)
                 for picture, path in zip(result.images, paths, strict=True):
                     put(picture, path, overwrite)
@@ -233,5 +253,6 @@ def _report(item: Item, paths: list[Path | None], info: dict[str, Any], as_json:
         return
     if "note" in info:
         say("note", f"{item.name}: {info['note']}")
+    calls = f"{info['calls']} calls, " if "calls" in info else ""
     for path in paths:
-        print(f"{path or 'standard output'}: {info['calls']} calls, {info['seconds']:.1f} s", file=sys.stderr)
+        print(f"{path or 'standard output'}: {calls}{info['seconds']:.1f} s", file=sys.stderr)

@@ -5,6 +5,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 _HOME = {
     "inpaint": "tasks",
+    "upscale": "tasks",
+    "deblur": "tasks",
+    "denoise": "tasks",
+    "colorize": "tasks",
+    "edit": "tasks",
+    "refine": "tasks",
+    "translate": "tasks",
+    "generate": "tasks",
     "load_prior": "load",
     "Prior": "prior",
     "Pred": "prior",

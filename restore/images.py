@@ -68,7 +68,8 @@ def like(picture: Picture, rgb: Tensor) -> Any:
         out = _like_tensor(done, source.detach() if source.ndim == 4 else source.detach()[None])
         return out if source.ndim == 4 else out[0]
     out = _like_tensor(done, _array_tensor(source)).permute(0, 2, 3, 1).numpy()  # (B,H,W,C)
-    out = out if source.ndim == 4 else out[0, ..., 0] if source.ndim == 2 else out[0]
+    out = out if source.ndim == 4 else out[0]
+    out = out[..., 0] if source.ndim == 2 and out.shape[-1] == 1 else out
     return np.ascontiguousarray(out, dtype=source.dtype)
 
 

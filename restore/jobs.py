@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from restore.errors import InputError, OutOfMemory
-from restore.levels import Level
+from restore.levels import Level, calls
 from restore.prior import Denoise, Pred, Prior
 from restore.steps import State, last
 from restore.wrappers import tiles
@@ -78,22 +78,35 @@ def _out_of_memory(error: Exception) -> bool:
 class Job:
     """One request: runs chains, counts their network calls, and shrinks its tiles when memory runs out."""
 
-    def __init__(self, prior: Prior, info: Info, tile: int | str | None, report: Report | None) -> None:
-        self.prior, self.info, self.report = prior, info, report
+    def __init__(
+        self,
+        prior: Prior,
+        info: Info,
+        tile: int | str | None,
+        report: Report | None,
+        denoise: Denoise | None = None,
+        cost: int = 1,
+    ) -> None:
+        """denoise: what the chains ask, the prior itself or a wrapper round it; cost: its network calls for one."""
+        self.prior, self.info, self.report, self.denoise, self.cost = prior, info, report, denoise or prior, cost
         self.sizes, self.total, self.begin = tile_sizes(tile), 0, time.perf_counter()
         if self.sizes[0] and self.sizes[0] % prior.multiple:
             raise InputError(f"tile {tile!r}: the prior {prior.name!r} needs a multiple of {prior.multiple}")
         info.device, info.dtype = str(prior.device), str(prior.dtype).removeprefix("torch.")
 
-    def _counted(self, x: Tensor, level: Level) -> Pred:
-        size = self.sizes[0]
-        denoise = self.prior if size is None else tiles(self.prior, size, overlap=min(64, size // 4))
-        pred = denoise(x, level)
-        self.info.calls += 1
-        if self.report:
-            preview = self.prior.codec.decode(pred.x0).clamp(0, 1)
-            self.report(Progress(self.info.calls, self.total, preview))
-        return pred
+    def counted(self, denoise: Denoise, cost: int = 1) -> Denoise:
+        """`denoise`, asked in tiles where the memory wants it, and its calls counted and reported."""
+
+        def asked(x: Tensor, level: Level) -> Pred:
+            size = self.sizes[0]
+            pred = (denoise if size is None else tiles(denoise, size, overlap=min(64, size // 4)))(x, level)
+            self.info.calls += cost
+            if self.report:
+                preview = self.prior.codec.decode(pred.x0).clamp(0, 1)
+                self.report(Progress(self.info.calls, self.total, preview))
+            return pred
+
+        return asked
 
     def drain(self, chain: Callable[[Denoise], Iterator[State]], side: int, rng: torch.Generator) -> Tensor:
         """The final x of `chain(denoise)`, on the CPU; starts over with smaller tiles when memory runs out.
@@ -106,7 +119,7 @@ class Job:
         while True:
             before = self.info.calls
             try:
-                return last(chain(self._counted)).cpu()
+                return last(chain(self.counted(self.denoise, self.cost))).cpu()
             except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 if not _out_of_memory(error):
                     raise
@@ -119,6 +132,10 @@ class Job:
             if self.prior.device.type == "cuda":
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: going on with tiles of {self.sizes[0]} pixels", stacklevel=2)
+
+    def expect(self, *walks: list[Level]) -> None:
+        """Tell the progress how many calls these walks will take, for all answers together."""
+        self.total = self.info.samples * self.cost * sum(calls(levels) for levels in walks)
 
     def done(self, images: list[Any], note: str | None = None) -> Result:
         """The answers with the finished report."""

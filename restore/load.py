@@ -173,7 +173,8 @@ def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name:
             raise InputError(f"{folder}: unknown prediction_type {kind!r}")
         predicts = DIFFUSERS_PREDICTS[kind]
     classes = config.get("num_class_embeds")
-    prior = Prior(
+    nameless = bool(labels) and classes == len(labels) + 1  # the last class stands for 'no label'
+    return Prior(
         _network(inner, config),
         predicts=predicts,
         schedule=schedule or from_config(settings),
@@ -182,11 +183,9 @@ def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name:
         multiple=2 ** (len(widths) - 1),
         size=config.get("sample_size"),
         labels=labels or classes,
+        null_label=len(labels) if nameless else None,
         name=name,
     )
-    if labels and classes == len(labels) + 1:  # the last class stands for 'no label', until one is chosen
-        prior.given["class_labels"] = torch.tensor(len(labels))
-    return prior
 
 
 def load_prior(

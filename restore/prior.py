@@ -58,6 +58,7 @@ class Prior:
     net: any callable (x (B,C,H,W), t (B,)) -> (B,C,H,W), or (B,2C,H,W) with a learned variance, or a diffusers output.
     predicts: eps, x0, v, flow or score. dtype: the precision the network runs in; states stay in x's own.
     clip: clamp x0 to [-1, 1], which the schedulers of pixel models call clip_sample.
+    labels: the classes' names, or how many there are. null_label: the index that stands for no class.
     multiple: the network wants sides divisible by this. Raises InputError for an unknown `predicts`.
     """
 
@@ -73,6 +74,7 @@ class Prior:
         multiple: int = 1,
         size: int | None = None,
         labels: list[str] | int | None = None,
+        null_label: int | None = None,
         dtype: torch.dtype = torch.float32,
         name: str = "custom",
     ) -> None:
@@ -81,8 +83,8 @@ class Prior:
         self.net, self.predicts, self.schedule = net, predicts, schedule
         self.codec = codec or Pixels()
         self.channels, self.clip, self.multiple, self.size = channels, clip, multiple, size
-        self.labels, self.dtype, self.name = labels, dtype, name
-        self.given: dict[str, Any] = {}
+        self.labels, self.null_label, self.dtype, self.name = labels, null_label, dtype, name
+        self.given: dict[str, Any] = {} if null_label is None else {"class_labels": torch.tensor(null_label)}
 
     @property
     def device(self) -> torch.device:
@@ -94,13 +96,40 @@ class Prior:
         """`steps` levels, noisy to clean, then CLEAN: see `Schedule.levels`."""
         return self.schedule.levels(steps, start, spacing)
 
-    def labelled(self, label: int | Tensor) -> Prior:
-        """The same prior conditioned on a class: `label` is an index, or (B,) of them."""
+    @property
+    def classes(self) -> str:
+        """What labels there are, in words."""
         if self.labels is None:
-            raise InputError(f"the prior {self.name!r} has no classes")
+            return "none"
+        return f"0 to {self.labels - 1}" if isinstance(self.labels, int) else ", ".join(self.labels)
+
+    def index(self, label: int | str) -> int:
+        """The index of a class, by its name or number. Raises InputError for one that the prior does not have."""
+        if self.labels is None:
+            raise InputError(f"the prior {self.name!r} has no classes: leave the label out")
+        names = [] if isinstance(self.labels, int) else self.labels
+        if label in names:
+            return names.index(label)
+        count = len(names) or self.labels
+        number = int(label) if str(label).isdecimal() else count
+        if isinstance(label, bool) or number >= count:
+            raise InputError(f"the prior {self.name!r} has no class {str(label)!r}: choose one of {self.classes}")
+        return number
+
+    def labelled(self, label: int | str | Tensor) -> Prior:
+        """The same prior conditioned on a class: a name, an index, or (B,) indices. Raises InputError as `index`."""
+        if not isinstance(label, Tensor):
+            label = torch.tensor(label if label == self.null_label else self.index(label))
+        elif self.labels is None:
+            raise InputError(f"the prior {self.name!r} has no classes: leave the label out")
         other = copy.copy(self)
-        other.given = {**self.given, "class_labels": torch.as_tensor(label, device=self.device)}
+        other.given = {**self.given, "class_labels": label.to(self.device)}
         return other
+
+    @property
+    def unlabelled(self) -> Prior | None:
+        """The same prior without a class, where it was trained to do without."""
+        return None if self.null_label is None else self.labelled(self.null_label)
 
     def __call__(self, x: Tensor, level: Level) -> Pred:
         t = torch.as_tensor(level.t, dtype=torch.float32, device=x.device).expand(len(x))

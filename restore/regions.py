@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,6 +65,15 @@ def pad(x: Tensor, multiple: int, mode: str = "reflect") -> Tensor:
     if mode == "reflect" and (down >= x.shape[-2] or right >= x.shape[-1]):
         mode = "replicate"
     return F.pad(x, (0, right, 0, down), mode=mode)
+
+
+def mirrored(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Extend x (B,C,H,W) by its mirror image, the edge pixels repeated; by any number of pixels."""
+    for dim, before, after in ((-2, top, bottom), (-1, left, right)):
+        n = x.shape[dim]
+        i = torch.arange(-before, n + after, device=x.device) % (2 * n)
+        x = x.index_select(dim, torch.minimum(i, 2 * n - 1 - i))
+    return x
 
 
 def hole_radius(mask: Tensor) -> float:

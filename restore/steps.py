@@ -38,6 +38,11 @@ def noised(x0: Tensor, level: Level, rng: Rng = None) -> Tensor:
     return level.alpha * x0 + level.sigma * gaussian(x0, rng) if level.sigma else level.alpha * x0
 
 
+def begin(like: Tensor, level: Level, start: Tensor | None = None, rng: Rng = None) -> Tensor:
+    """Where a chain begins: noise (B,C,H,W) at `level`, or a first guess noised to it (CCDF: Chung et al. 2022)."""
+    return level.sigma * gaussian(like, rng) if start is None else noised(start, level, rng)
+
+
 def renoise(x: Tensor, now: Level, then: Level, rng: Rng = None) -> Tensor:
     """From `now` up to the noisier `then`, q(x_t | x_s): Lugmayr et al. 2022, algorithm 1, line 10."""
     scale = then.alpha / now.alpha

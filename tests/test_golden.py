@@ -1,4 +1,4 @@
-"""The public codes' own numbers: guided-diffusion, RePaint and DDRM, replayed with their noise."""
+"""The public codes' own numbers: guided-diffusion and RePaint, replayed with their noise."""
 
 import json
 from itertools import pairwise
@@ -7,10 +7,8 @@ import pytest
 import torch
 from conftest import DATA, closed_form, golden
 
-from restore.algorithms.ddrm import ddrm
 from restore.algorithms.repaint import repaint_as_released
 from restore.levels import Level, linear, sections, travel
-from restore.operators import Mask
 from restore.prior import coefficients
 from restore.steps import ancestral, ddim, learned, once, sample, small
 from restore.train.bound import tanh_cdf, variational_bound
@@ -131,61 +129,3 @@ def test_repaint_as_released(learned_prior, replay):
     for state, expected in zip(states, tensors["xs"][1:], strict=True):
         assert (state.x - expected).abs().max() < TOL
     assert not left
-
-
-def inpainting(tensors, facts):
-    """Operator, measurement and noise of one run of the original, in image layout."""
-    shape, sigma = tensors["x0"].shape, facts["sigma_0"]
-    n = tensors["x0"][0].numel()
-    kept = tensors.get("op.kept_indices", torch.arange(n))
-    missing = tensors.get("op.missing_indices", torch.arange(0))
-    inpaint = "op.kept_indices" in tensors
-
-    def scatter(*parts):  # (indices, (B,len) values) -> image; the original's mask counts channels fastest
-        flat = torch.zeros(shape[0], n)
-        for index, values in parts:
-            flat[:, index] = values
-        return flat.reshape(-1, 16, 16, 3).permute(0, 3, 1, 2) if inpaint else flat.reshape(shape)
-
-    op = Mask(scatter((kept, torch.ones(shape[0], len(kept)))))
-    y = scatter((kept, tensors["y_0"]))
-    return op, y, sigma, scatter, kept, missing
-
-
-@pytest.mark.parametrize("name", ["run_inp_s0.1", "run_deno_s0.1"])
-def test_ddrm_as_released(name, gaussian_prior, replay):
-    tensors, facts = golden(f"ddrm/{name}")
-    op, y, sigma, scatter, kept, missing = inpainting(tensors, facts)
-    levels = linear(1000).levels(facts["steps"])
-    assert [int(level.t) for level in levels[:-1]] == sorted(tensors["seq"].tolist(), reverse=True)
-    noise = []
-    for i, level in enumerate(levels[1:-1]):
-        after = tensors.get(f"noise_A.{i}")
-        seen = tensors["noise_B"][i] if level.ratio > sigma or after is None else after
-        noise.append(scatter((missing, tensors["noise_C"][i][:, len(kept) :]), (kept, seen)))
-    left = replay(noise)
-    states = ddrm(gaussian_prior, op, y, sigma, levels, x=tensors["xs"][0], as_released=True)
-    for state, expected in zip(states, tensors["xs"][1:], strict=True):
-        assert (state.x - expected).abs().max() < TOL
-    assert not left
-
-
-@pytest.mark.parametrize("name", ["run_inp_s0.1", "run_deno_s0.1"])
-def test_ddrm_start_as_released(name, gaussian_prior, replay):
-    """x_T of the released code; the paper's (eq. 7) is sigma_T times as large before the scaling by alpha_T."""
-    tensors, facts = golden(f"ddrm/{name}")
-    op, y, sigma, scatter, kept, missing = inpainting(tensors, facts)
-    z = tensors["init_noise"].reshape(len(y), -1)  # in the spectral order: measured coefficients first
-    init = scatter((kept, z[:, : len(kept)]), (missing, z[:, len(kept) :]))
-    seen = []
-
-    def spy(x, level):
-        seen.append(x)
-        return gaussian_prior(x, level)
-
-    levels = linear(1000).levels(facts["steps"])
-    for released in (True, False):
-        replay([init, init])
-        next(ddrm(spy, op, y, sigma, levels, as_released=released))
-    assert (seen[0] - tensors["xs"][0]).abs().max() < TOL
-    assert (seen[1] / levels[0].sigma - tensors["xs"][0]).abs().max() < TOL

@@ -103,7 +103,7 @@ def installed(tmp_path_factory):
 @in_checkout
 def test_wheel_contents(installed):
     _, names = installed
-    wanted = {"restore/py.typed", "restore/tasks.py", "restore/algorithms/ddrm.py", "restore/train/prior.py"}
+    wanted = {"restore/py.typed", "restore/tasks/inpainting.py", "restore/algorithms/ddrm.py", "restore/train/prior.py"}
     wanted |= {f"restore/cli/{path.name}" for path in (ROOT / "cli").glob("*.py")}
     wanted |= {f"restore/assets/priors/tiny/{name}" for name in ("model_index.json", "README.md", "credits.tsv")}
     wanted |= {"restore/assets/priors/tiny/unet/diffusion_pytorch_model.safetensors"}

@@ -11,9 +11,10 @@ from inpainting import METHODS, ODD, colours, hole, inpaint_result, restored
 from PIL import Image
 
 import restore
-from restore import images, tasks
+from restore import images
 from restore.errors import InputError
 from restore.prior import Prior
+from restore.tasks import inpainting as inpainting_task
 
 # ---------------------------------------------------------------- kinds
 
@@ -161,7 +162,7 @@ def test_steps_method_and_strength_change_the_answer(tiny):
 def test_full_strength_starts_from_noise_alone(spied, monkeypatch):
     """strength 1 forgets the rough fill: with another fill the answer is the same."""
     first = restored(colours(), hole(), spied, method="ddrm", strength=1)
-    monkeypatch.setattr(tasks, "rough_fill", lambda rgb, mask: rgb * 0)
+    monkeypatch.setattr(inpainting_task, "rough_fill", lambda rgb, mask: rgb * 0)
     assert torch.equal(restored(colours(), hole(), spied, method="ddrm", strength=1), first)
     assert not torch.equal(
         restored(colours(), hole(), spied, method="ddrm", strength=0.3),

@@ -12,6 +12,7 @@ from restore import jobs, tasks
 from restore.errors import OutOfMemory
 from restore.levels import linear
 from restore.prior import Prior
+from restore.tasks import inpainting as inpainting_task
 
 # ---------------------------------------------------------------- sizes and regions
 
@@ -44,7 +45,10 @@ def test_far_holes_are_worked_on_in_boxes_of_their_own(method, spy, spied):
     image, told = colours(size), []
     result = inpaint_result(image, mask, prior=spied, steps=3, method=method, progress=told.append)
     assert len({shape[2:] for shape in spy.shapes}) > 1
-    assert all(h <= 10 + 2 * tasks.MARGIN + 8 and w <= 10 + 2 * tasks.MARGIN + 8 for _, _, h, w in spy.shapes)
+    assert all(
+        h <= 10 + 2 * inpainting_task.MARGIN + 8 and w <= 10 + 2 * inpainting_task.MARGIN + 8
+        for _, _, h, w in spy.shapes
+    )
     assert result.info.calls == len(spy.shapes) == told[-1].total == told[-1].done
     changed = (result.images[0] != image).any(1)[0]
     assert not (changed & (mask == 0)).any()
@@ -62,7 +66,7 @@ def test_a_large_picture_is_never_shown_whole(spy, spied):
     image, mask = torch.rand(1, 3, 2048, 2048), torch.zeros(2048, 2048)
     mask[1000:1020, 700:730] = 1
     restored(image, mask, spied)
-    assert max(max(shape[2:]) for shape in spy.shapes) <= 30 + 2 * tasks.MARGIN + 8
+    assert max(max(shape[2:]) for shape in spy.shapes) <= 30 + 2 * inpainting_task.MARGIN + 8
 
 
 def test_a_large_hole_is_worked_on_in_tiles(spy, spied):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from restore.errors import InputError
 from restore.levels import Level
-from restore.operators import Operator, inverse
+from restore.operators import Linear, decomposed, inverse
 from restore.prior import Denoise
 from restore.steps import Rng, State, gaussian
 
@@ -19,7 +19,7 @@ from restore.steps import Rng, State, gaussian
 @torch.no_grad()
 def ddrm(
     denoise: Denoise,
-    op: Operator,
+    op: Linear,
     y: Tensor,
     noise_std: float,
     levels: list[Level],
@@ -39,7 +39,8 @@ def ddrm(
     measurement is not imposed at the last step. levels must fall. With noise_std 0 and eta_b 1 the answer satisfies
     A(x) = y. With noise, a level whose ratio is noise_std lets the network see the measurement as it is; without one
     the last prediction is made from the nearest noisier level, and much of a small noise's advantage is lost.
-    Raises InputError for levels that rise, eta or eta_b outside [0, 1] or a negative noise_std.
+    Raises InputError for levels that rise, eta or eta_b outside [0, 1], a negative noise_std, or an operator without
+    singular values.
     """
     if any(then.ratio >= now.ratio for now, then in pairwise(levels)):
         raise InputError("DDRM's levels must fall: it has no time travel")
@@ -47,6 +48,7 @@ def ddrm(
         raise InputError(f"eta is {eta:g} and eta_b {eta_b:g}: both lie in [0, 1]")
     if not 0 <= noise_std < math.inf:
         raise InputError(f"noise_std is {noise_std:g}: give a standard deviation of at least 0")
+    op = decomposed(op, "DDRM")
     s = op.s
     y_bar = inverse(s) * op.ut(y)  # Sigma^+ U^T y
     spread = torch.where(s > 0, noise_std * inverse(s), math.inf)  # sigma_y / s_i: the noise of y_bar

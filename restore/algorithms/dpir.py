@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from restore.levels import Level
-from restore.operators import Operator
+from restore.operators import Linear
 from restore.prior import Denoise
 from restore.steps import State
 
@@ -17,7 +17,7 @@ from restore.steps import State
 @torch.no_grad()
 def dpir(
     denoise: Denoise,
-    op: Operator,
+    op: Linear,
     y: Tensor,
     noise_std: float,
     levels: list[Level],
@@ -30,16 +30,12 @@ def dpir(
     y: the measurement A(x0) + noise_std * n, in model space. start: a first guess (B,C,H,W); none takes A^+ y. weight:
     the lambda of the prior term. The answer is one most plausible picture: smoother than a sample of DDRM or RePaint,
     and closer to the truth on average. With noise_std 0 it satisfies A(x) = y."""
-    s, u = op.s, op.ut(y)
 
     def data_step(z: Tensor, sigma: float) -> Tensor:
-        """argmin |A x - y|^2 / noise_std^2 + weight / sigma^2 |x - z|^2: the data subproblem, by coefficient."""
+        """argmin |A x - y|^2 / noise_std^2 + weight / sigma^2 |x - z|^2: the data subproblem."""
         if noise_std and not sigma:
             return z
-        pull = weight * (noise_std / sigma) ** 2 if noise_std else 0.0
-        coefficients = op.vt(z)
-        solved = (s * u + pull * coefficients) / torch.where(s > 0, s * s + pull, 1)
-        return op.v(torch.where(s > 0, solved, coefficients))
+        return op.proximal(z, y, weight * (noise_std / sigma) ** 2 if noise_std else 0.0)
 
     x = data_step(op.pinv(y) if start is None else start, levels[0].ratio)
     for now, then in pairwise(levels):

@@ -10,11 +10,7 @@ from torch import Tensor
 
 from restore.levels import Level
 from restore.prior import Denoise
-from restore.steps import Rng, State, Variance, ancestral, ddim, gaussian, learned, noised, renoise
-
-
-def _start(known: Tensor, level: Level, start: Tensor | None, rng: Rng) -> Tensor:
-    return level.sigma * gaussian(known, rng) if start is None else noised(start, level, rng)
+from restore.steps import Rng, State, Variance, ancestral, begin, ddim, learned, noised, renoise
 
 
 @torch.no_grad()
@@ -33,7 +29,7 @@ def repaint(
     known: (B,C,H,W) image in model space, its unknown pixels ignored. mask: broadcasts to it, 1 = known. eta: 1 is the
     paper's DDPM, 0 takes DDIM steps. start: a first guess (B,C,H,W), noised to levels[0] (CCDF: Chung et al. 2022);
     none starts from noise. The answer equals `known` exactly where mask is 1."""
-    x = x0 = _start(known, levels[0], start, rng)
+    x = x0 = begin(known, levels[0], start, rng)
     for now, then in pairwise(levels):
         if then.ratio > now.ratio:
             x = renoise(x, now, then, rng)  # line 10
@@ -62,7 +58,7 @@ def repaint_as_released(
     The output is never merged, so that known pixels of the answer are only near the given ones. The network must have
     a learned variance unless another is named. x: (B,C,H,W) the state at levels[0]; none draws noise."""
     mask = mask.to(known.dtype)
-    x = x0 = _start(known, levels[0], None, rng) if x is None else x
+    x = x0 = begin(known, levels[0], None, rng) if x is None else x
     first = True
     for now, then in pairwise(levels):
         if then.ratio > now.ratio:

@@ -119,6 +119,7 @@ class Train:
     With minutes the decay and the phases follow the elapsed time, over all resumes together."""
 
     predicts: str = "eps"  # eps, v, x0 (or flow, with a flow-matching scheduler)
+    init: str | None = None  # a prior to start from, by name or folder; `unet` may have more layers than it
     steps: int | None = None
     minutes: float | None = None
     batch: int = 8  # crops of one optimiser step, over all processes and micro-batches

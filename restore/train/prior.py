@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from restore.codec import Pixels
 from restore.errors import InputError
 from restore.levels import Flow, Schedule, Table, from_betas
+from restore.load import load_prior
 from restore.prior import Prior, coefficients, solve
 from restore.steps import ddim, last, once, sample
 from restore.train import export
@@ -76,6 +77,23 @@ def schedule_of(scheduler: Any) -> Schedule:
     raise InputError(f"[schedule] {type(scheduler).__name__} has neither betas nor a flow")
 
 
+def start_from(net: nn.Module, source: str, predicts: str, schedule: Schedule) -> None:
+    """Give `net` the weights of the prior `source`; residual blocks that only `net` has stay the identity they are.
+
+    Raises PriorError where there is no such prior, InputError where it predicts something else, on other levels, or its
+    network is another one."""
+    prior = load_prior(source, device="cpu", dtype="float32")
+    same = isinstance(schedule, Table) and isinstance(prior.schedule, Table) and len(schedule) == len(prior.schedule)
+    if prior.predicts != predicts or not (same and np.allclose(schedule.abar, prior.schedule.abar, atol=1e-6)):
+        raise InputError(f"init: {source} predicts {prior.predicts}: prediction and noise table have to agree with it")
+    try:
+        missing, unknown = net.load_state_dict(prior.net.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise InputError(f"init: {source} has layers of other shapes: {str(error).splitlines()[-1].strip()}") from None
+    if unknown or any("_blocks." not in name for name in missing):
+        raise InputError(f"init: {source} is another network, which differs first at {[*unknown, *missing][0]}")
+
+
 class PriorTask:
     """Denoising score matching: mean squared error of the network's output (Ho et al. 2020, eq. 14, and its kin)."""
 
@@ -90,6 +108,8 @@ class PriorTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.net = build_network(config.network, sample_size=config.data.crop, num_class_embeds=classes)
+        if config.train.init is not None:
+            start_from(self.net, config.train.init, self.predicts, self.schedule)
         levels = len(config.network.get("channels", config.network.get("block_out_channels", (0,) * 4)))
         self.multiple = 2 ** (levels - 1)
         for side in (config.data.crop, *(phase.crop or config.data.crop for phase in config.train.phases)):
@@ -132,8 +152,16 @@ class PriorTask:
     def prior(self, model: nn.Module, clip: bool = False) -> Prior:
         """The model as a Prior, in the precision it trains in; class-conditional ones without a label."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[self.config.train.precision]
-        prior = Prior(model, predicts=self.predicts, schedule=self.schedule, clip=clip, labels=self.labels, dtype=dtype)
-        return prior.labelled(len(self.labels)) if self.labels else prior
+        prior = Prior(
+            model,
+            predicts=self.predicts,
+            schedule=self.schedule,
+            clip=clip,
+            labels=self.labels,
+            null_label=len(self.labels) if self.labels else None,
+            dtype=dtype,
+        )
+        return prior.unlabelled or prior
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:

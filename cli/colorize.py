@@ -1,0 +1,27 @@
+"""`restore colorize`: colours for gray pictures."""
+
+from typing import Annotated
+
+import typer
+
+from restore.cli.command import Eta, Run, Strength, picture_command
+
+
+@picture_command
+def colorize(
+    run: Run,
+    sigma: Annotated[
+        float | None, typer.Option(metavar="X", help="Noise in the picture, of 255.", show_default="0")
+    ] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="dpir or ddrm.", show_default="dpir; ddrm for samples")] = None,
+    strength: Strength = None,
+    eta: Eta = None,
+) -> None:
+    """Give gray pictures colours that the prior finds likely; the brightness stays as it is.
+
+    Of a colour picture only the brightness is looked at. Without -o, IMG.jpg gives IMG-colorize.jpg beside it."""
+    from restore.tasks import Colorize
+
+    noise_std = None if sigma is None else sigma / 255
+    request = Colorize(noise_std=noise_std, method=method, strength=strength, eta=eta, **run.options)
+    run.go("colorize", request.run)

@@ -1,0 +1,54 @@
+"""`restore generate`: pictures from noise."""
+
+from typing import Annotated
+
+import typer
+
+from restore.cli import common
+from restore.cli.command import Eta, Guidance, Label
+
+
+def generate(
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE|-", help="Where to write; - is standard output (PNG).")
+    ] = "generate.png",
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="N|WxH", help="Side, or width and height, in pixels.", show_default="the prior's, or 256"),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="heun, ddim or ddpm.", show_default="heun")
+    ] = None,
+    eta: Eta = None,
+    prior: common.PriorName = "photo",
+    steps: common.Steps = None,
+    label: Label = None,
+    guidance: Guidance = None,
+    samples: common.Samples = 1,
+    seed: common.Seed = 0,
+    device: common.Device = "auto",
+    dtype: common.Dtype = "auto",
+    tile: common.Tile = "auto",
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
+    quiet: common.Quiet = False,
+) -> None:  # fmt: skip
+    """Sample pictures from a prior, of a class if it has them; --samples numbers the files."""
+    from restore.load import load_prior
+    from restore.tasks import Generate, read_size
+
+    request = Generate(
+        size=read_size(size), method=method, eta=eta, steps=steps, label=label, guidance=guidance, samples=samples,
+        seed=seed, tile=tile,
+    )  # fmt: skip
+    item = common.Item(None, name="generate")
+    common.run(
+        [item],
+        common.targets([item], output, "generate", samples, overwrite),
+        look=lambda item, paths: None,
+        load=lambda: load_prior(prior, device=device, dtype=dtype),
+        work=lambda _, prior, progress: request.run(prior, progress),
+        overwrite=overwrite,
+        as_json=as_json,
+        quiet=quiet,
+    )

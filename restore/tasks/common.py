@@ -1,0 +1,194 @@
+"""What every task shares: its options and their checks, and the way from a picture to model space and back."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from restore.errors import InputError
+from restore.jobs import Info, Job, Report, Result, tile_sizes
+from restore.levels import Level, between
+from restore.prior import Denoise, Prior
+from restore.regions import pad
+from restore.wrappers import classifier_free
+
+MIN_RATIO, MAX_RATIO = 0.02, 80.0  # noise-to-signal ratios: where a chain ends before CLEAN, and begins at most
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a method of a task does where the user says nothing; measured by the benchmarks."""
+
+    steps: int
+    reach: float = MAX_RATIO  # noise-to-signal ratio to start from; when inpainting, by pixel of a hole's half-width
+    low: float = MIN_RATIO  # the last one before CLEAN
+    eta: float | None = None  # None: the method draws no noise, and has one answer
+    jump: int = 1
+    resamplings: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a task; making one refuses, with InputError, what does not go together."""
+
+    METHODS: ClassVar[dict[str, Preset]]
+
+    method: str | None = None
+    steps: int | None = None
+    eta: float | None = None
+    label: str | int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    samples: int = 1
+    tile: int | str | None = "auto"
+
+    def __post_init__(self) -> None:
+        if self.method is not None and self.method not in self.METHODS:
+            raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(self.METHODS)}")
+        self._whole(steps=1, seed=0, samples=1)
+        self._real("eta", self.eta, 0, 1, "a number from 0 (no fresh noise) to 1 (all of it)")
+        self._real("guidance", self.guidance, 0, 1000, "a scale of at least 0; 1 is none")
+        if self.guidance is not None and self.label is None:
+            raise InputError("guidance pulls towards a label: give one")
+        tile_sizes(self.tile)
+        self._check_noise()
+
+    def _whole(self, **least: int) -> None:
+        """Refuse what is not a whole number of at least so much; None is left to the preset, except these."""
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is None and name not in ("seed", "samples", "feather"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value < 2**63:
+                raise InputError(f"{name} is {value!r}: give a whole number of at least {low}")
+
+    @staticmethod
+    def _real(name: str, value: float | None, low: float, high: float, wanted: str) -> None:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high):
+            shown = f"{value:g}" if isinstance(value, Real) else repr(value)
+            raise InputError(f"{name} is {shown}: give {wanted}")
+
+    def _check_noise(self) -> None:
+        if self.preset.eta is None and (self.eta is not None or self.samples > 1):
+            others = " or ".join(name for name, preset in self.METHODS.items() if preset.eta is not None)
+            choose = f", or choose {others}" if others else ""
+            raise InputError(f"{self.chosen} draws no noise and has one answer: leave eta and samples out{choose}")
+
+    @property
+    def chosen(self) -> str:
+        """The method: the first of METHODS; where several answers are wanted, the first that has several."""
+        several = (name for name, preset in self.METHODS.items() if preset.eta is not None)
+        first = next(iter(self.METHODS))
+        return self.method or (first if self.samples == 1 else next(several, first))
+
+    @property
+    def preset(self) -> Preset:
+        return self.METHODS[self.chosen]
+
+    @property
+    def count(self) -> int:
+        """Noise levels to walk."""
+        return int(self.steps or self.preset.steps)
+
+    @property
+    def noise_share(self) -> float:
+        """eta: the fresh noise of the chain."""
+        return (self.preset.eta or 0.0) if self.eta is None else float(self.eta)
+
+    def start(self, prior: Prior, progress: Report | None) -> Job:
+        """The request at work: the prior, conditioned and guided as asked, checked and counted."""
+        check_prior(prior)
+        denoise, cost = conditioned(prior, self.label, self.guidance)
+        info = Info(self.chosen, prior.name, self.count, int(self.seed), int(self.samples))
+        return Job(prior, info, self.tile, progress, denoise, cost)
+
+    def rngs(self) -> Iterator[torch.Generator]:
+        """One generator for each answer: seed, seed + 1, ..."""
+        for k in range(self.samples):
+            yield torch.Generator().manual_seed(int(self.seed) + k)
+
+
+def conditioned(prior: Prior, label: str | int | None, guidance: float | None) -> tuple[Denoise, int]:
+    """The prior at a class, by classifier-free guidance if that is wanted, and how often it asks the network.
+
+    Raises InputError for labels that the prior does not have, or none where it needs one."""
+    if label is None:
+        if prior.labels is not None and "class_labels" not in prior.given:
+            raise InputError(f"the prior {prior.name!r} has classes: choose one with label: {prior.classes}")
+        return prior, 1
+    chosen = prior.labelled(label)
+    if guidance is None or guidance == 1:
+        return chosen, 1
+    if prior.unlabelled is None:
+        raise InputError(f"the prior {prior.name!r} was trained with a label always: guidance has nothing to go by")
+    return classifier_free(chosen, prior.unlabelled, float(guidance)), 2
+
+
+def check_prior(prior: Prior) -> None:
+    """Refuse a prior that does not work on pictures of three channels."""
+    if prior.channels != 3:
+        raise InputError(f"the prior {prior.name!r} works on {prior.channels} channels, and pictures have 3")
+
+
+def check_share(name: str, value: float | None, *, zero: bool = False) -> None:
+    """Refuse what is no share of the noise schedule, in (0, 1], or with `zero` in [0, 1]."""
+    if value is None:
+        return
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1 or (value == 0 and not zero):
+        shown = f"{value:g}" if number else repr(value)
+        raise InputError(f"{name} is {shown}: give a share of the noise schedule in {'[' if zero else '('}0, 1]")
+
+
+def check_noise(noise_std: float | None) -> None:
+    """Refuse what is no standard deviation on the [0, 1] scale."""
+    if noise_std is not None and not 0 <= noise_std < 1:
+        shown = f"noise of {noise_std:g} (sigma {255 * noise_std:g})"
+        raise InputError(f"{shown}: give at least 0, and less than 1 (255)")
+
+
+def walk(prior: Prior, steps: int, high: float, low: float = MIN_RATIO) -> list[Level]:
+    """`steps` levels from the ratio `high`, bounded, to `low`, then CLEAN."""
+    high = min(high, MAX_RATIO)
+    return between(prior.schedule, steps, high, min(low, high))
+
+
+def top_ratio(prior: Prior, strength: float) -> float:
+    """The noise-to-signal ratio at the share `strength` of the noise schedule."""
+    ratio = prior.schedule.top(strength).ratio
+    return MAX_RATIO if math.isinf(ratio) else ratio
+
+
+def model_space(prior: Prior, image: Tensor) -> Tensor:
+    """(B,3,h,w) in [0, 1] -> padded to what the network takes, encoded, on the prior's device."""
+    return prior.codec.encode(pad(image, prior.multiple).to(prior.device))
+
+
+def image_space(prior: Prior, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The inverse of `model_space` for a picture of `size`, clamped: (B,3,h,w) in [0, 1]."""
+    return prior.codec.decode(x).clamp(0, 1)[..., : size[0], : size[1]]
+
+
+def one_or_all(request: Options, result: Result) -> Any:
+    """The answer of a task function: a list where several were asked for."""
+    return result.images if request.samples > 1 else result.images[0]
+
+
+def with_options(options: type) -> Any:
+    """Show the fields of an options class in a function's signature, for help() and completion."""
+
+    def shown(function: Any) -> Any:
+        own = inspect.signature(function).parameters
+        named = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
+        more = [p for p in inspect.signature(options).parameters.values() if p.name not in own]
+        function.__signature__ = inspect.signature(function).replace(parameters=[*named, *more])
+        return function
+
+    return shown

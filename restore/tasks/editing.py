@@ -1,0 +1,313 @@
+"""Editing: SDEdit (`edit`), ILVR (`refine`), DDIB (`translate`) and plain sampling (`generate`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from restore import images
+from restore.algorithms import ddib, ilvr, low_pass, sdedit
+from restore.errors import InputError
+from restore.jobs import Report, Result
+from restore.levels import Level
+from restore.load import load_prior
+from restore.mask import composite, read_mask
+from restore.picture import Picture
+from restore.prior import Denoise, Prior
+from restore.regions import Box, boxes, pad
+from restore.steps import State, begin, ddim, heun, once, sample
+from restore.tasks.common import (
+    MAX_RATIO,
+    Options,
+    Preset,
+    check_prior,
+    check_share,
+    conditioned,
+    image_space,
+    model_space,
+    one_or_all,
+    top_ratio,
+    walk,
+    with_options,
+)
+from restore.tasks.inpainting import MARGIN
+
+# ---------------------------------------------------------------- SDEdit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(Options):
+    """The options of `edit`; making one refuses, with InputError, what does not go together."""
+
+    METHODS: ClassVar = {"sdedit": Preset(steps=30, eta=1.0)}
+
+    strength: float = 0.5
+    repeats: int = 1
+    feather: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("strength", self.strength, zero=True)
+        self._whole(repeats=1, feather=0)
+
+    def run(self, picture: Picture, mask: Any, prior: Prior, progress: Report | None = None) -> Result:
+        """`edit` on a Picture, with how it was done; mask None edits all of it."""
+        job = self.start(prior, progress)
+        height, width = picture.rgb.shape[-2:]
+        holes = torch.ones(1, 1, height, width) if mask is None else read_mask(mask, picture)
+        if not self.strength or not holes.any():
+            note = "the mask is empty" if self.strength else "a strength of 0 changes nothing"
+            copies = [images.like(picture, picture.rgb) for _ in range(self.samples)]
+            return job.done(copies, f"{note}: the picture is given back as it was")
+        regions = [Box(0, height, 0, width)] if mask is None else boxes(holes, MARGIN, prior.size or 0)
+        levels = walk(prior, self.count, top_ratio(prior, self.strength))
+        job.expect(*[levels] * int(self.repeats) * len(regions))
+        answers = []
+        for rng in self.rngs():
+            rgb = picture.rgb.clone()
+            for box in regions:
+                x = model_space(prior, box.cut(picture.rgb))
+                keep = None if mask is None else 1 - pad(box.cut(holes), prior.multiple).to(x)
+                options = {"mask": keep, "eta": self.noise_share, "repeats": int(self.repeats), "rng": rng}
+
+                def chain(denoise: Denoise, x: Tensor = x, options: dict[str, Any] = options) -> Iterator[State]:
+                    return sdedit(denoise, x, levels, **options)
+
+                part = box.cut(rgb)
+                found = image_space(prior, job.drain(chain, max(x.shape[-2:]), rng), part.shape[-2:])
+                part.copy_(composite(part, found, box.cut(holes), self.feather))
+            answers.append(images.like(picture, rgb))
+        return job.done(answers)
+
+
+@with_options(Edit)
+def edit(
+    image: Any,
+    mask: Any = None,
+    *,
+    prior: str | Path | Prior = "photo",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Report | None = None,
+    **options: Any,
+) -> Any:
+    """Make a picture, a sketch or a collage look like one of the prior's (SDEdit), in the white part of `mask` or all.
+
+    strength: the share of the noise schedule in [0, 1] to go up; 0 changes nothing, 1 keeps nothing. repeats: run so
+    many times, each from the answer before. eta: fresh noise in [0, 1]. feather: pixels to fade over inside the mask.
+    The other arguments, the kinds that go in and come back, and what is raised: as `restore.inpaint`. Pixels outside
+    the mask stay bit-identical. Source: `restore.algorithms.sdedit`."""
+    request = Edit(**options)
+    picture = images.read(image)
+    holes = None if mask is None else read_mask(mask, picture)
+    source = load_prior(prior, device=device, dtype=dtype)
+    return one_or_all(request, request.run(picture, holes, source, progress))
+
+
+# ---------------------------------------------------------------- ILVR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine(Options):
+    """The options of `refine`; making one refuses, with InputError, what does not go together."""
+
+    METHODS: ClassVar = {"ilvr": Preset(steps=50, eta=1.0)}
+
+    factor: int = 8
+    stop: float = 0.0
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole(factor=1)
+        check_share("strength", self.strength)
+        check_share("stop", self.stop, zero=True)
+        if self.stop >= self.strength:
+            raise InputError(f"stop is {self.stop:g}, and the chain begins at {self.strength:g}: stop below it")
+
+    def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
+        """`refine` on a Picture, with how it was done."""
+        job = self.start(prior, progress)
+        size = picture.rgb.shape[-2:]
+        if self.factor > min(size):
+            raise InputError(f"a low-pass factor of {self.factor} is more than the {size[1]} x {size[0]} picture")
+        x, phi = model_space(prior, picture.rgb), low_pass(self.factor)
+        levels = walk(prior, self.count, top_ratio(prior, self.strength))
+        stop = top_ratio(prior, self.stop) if self.stop else 0.0
+        job.expect(levels)
+        answers = []
+        for rng in self.rngs():
+            options = {
+                "stop": stop, "eta": self.noise_share, "start": None if self.strength == 1 else x, "rng": rng
+            }  # fmt: skip
+
+            def chain(denoise: Denoise, options: dict[str, Any] = options) -> Iterator[State]:
+                return ilvr(denoise, x, phi, levels, **options)
+
+            found = job.drain(chain, max(x.shape[-2:]), rng)
+            answers.append(images.like(picture, image_space(prior, found, size)))
+        return job.done(answers)
+
+
+@with_options(Refine)
+def refine(
+    image: Any,
+    *,
+    prior: str | Path | Prior = "photo",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Report | None = None,
+    **options: Any,
+) -> Any:
+    """A new picture of the prior with the low frequencies of `image` (ILVR): details are invented, layout is kept.
+
+    factor: the low-pass factor N; the larger, the freer. stop: the share of the noise schedule in [0, 1) below which
+    the chain runs free. strength: the share in (0, 1] to start from; below 1 the chain begins with `image`, noised.
+    eta: fresh noise in [0, 1]. The other arguments, the kinds that go in and come back, and what is raised: as
+    `restore.inpaint`. Source: `restore.algorithms.ilvr`."""
+    request = Refine(**options)
+    picture = images.read(image)
+    return one_or_all(request, request.run(picture, load_prior(prior, device=device, dtype=dtype), progress))
+
+
+# ---------------------------------------------------------------- DDIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translate(Options):
+    """The options of `translate`; making one refuses, with InputError, what does not go together."""
+
+    METHODS: ClassVar = {"heun": Preset(steps=40, low=0.01), "ddim": Preset(steps=80, low=0.01)}
+
+    from_label: str | int | None = None
+
+    def walks(self, source: Prior, target: Prior) -> tuple[list[Level], list[Level]]:
+        """The same noise-to-signal ratios on both schedules, up and down, without CLEAN: the ODE has no end there."""
+        high = min(top_ratio(source, 1), top_ratio(target, 1))
+        up, down = (walk(prior, self.count + 1, high, self.preset.low)[:-1] for prior in (source, target))
+        return up[::-1], down
+
+    def run(self, picture: Picture, source: Prior, target: Prior, progress: Report | None = None) -> Result:
+        """`translate` on a Picture, with how it was done."""
+        check_prior(source)
+        same = source.channels == target.channels and source.codec.factor == target.codec.factor
+        if not same or (source.size and target.size and source.size != target.size):
+            shapes = (
+                f"{prior.name!r} has {prior.channels} channels and size {prior.size}" for prior in (source, target)
+            )
+            raise InputError(f"the two priors are of different shapes: {', '.join(shapes)}")
+        job = self.start(target, progress)
+        going, cost = conditioned(source, self.from_label, None)
+        up, down = self.walks(source, target)
+        job.total = (2 if self.chosen == "heun" else 1) * self.count * (cost + job.cost)
+        x = source.codec.encode(pad(picture.rgb, math.lcm(source.multiple, target.multiple)).to(target.device))
+        step = heun if self.chosen == "heun" else once(ddim)
+
+        def chain(arriving: Denoise) -> Iterator[State]:
+            return ddib(job.counted(going, cost), arriving, up[0].alpha * x, up, down, step=step)
+
+        found = job.drain(chain, max(x.shape[-2:]), torch.Generator()) / down[-1].alpha
+        return job.done([images.like(picture, image_space(target, found, picture.rgb.shape[-2:]))])
+
+
+@with_options(Translate)
+def translate(
+    image: Any,
+    *,
+    prior: str | Path | Prior = "photo",
+    to: str | Path | Prior | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Report | None = None,
+    **options: Any,
+) -> Any:
+    """Translate a picture from one prior, or class of it, to another by two ODEs (DDIB): no noise, always one answer.
+
+    prior, to: where the picture comes from and where it goes, the same prior by default. from_label, label: the classes
+    likewise; guidance is for the way to `label`. method: "heun" or "ddim"; steps: levels each way. To where it came
+    from, a picture comes back as it was, up to the solver's error. The other arguments, the kinds that go in and come
+    back, and what is raised: as `restore.inpaint`. Source: `restore.algorithms.ddib`."""
+    request = Translate(**options)
+    picture = images.read(image)
+    source = load_prior(prior, device=device, dtype=dtype)
+    target = source if to is None else load_prior(to, device=device, dtype=dtype)
+    return one_or_all(request, request.run(picture, source, target, progress))
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def read_size(text: str | None) -> int | tuple[int, int] | None:
+    """`256`, or `WIDTHxHEIGHT` as (height, width). Raises InputError for anything else."""
+    if text is None:
+        return None
+    sides = [int(part) for part in text.lower().split("x") if part.isdecimal()]
+    if len(sides) != text.lower().count("x") + 1 or len(sides) > 2:
+        raise InputError(f"cannot read the size {text!r}: give a side in pixels, or WIDTHxHEIGHT")
+    return sides[0] if len(sides) == 1 else (sides[1], sides[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Options):
+    """The options of `generate`; making one refuses, with InputError, what does not go together."""
+
+    METHODS: ClassVar = {
+        "heun": Preset(steps=25, eta=0.0),
+        "ddim": Preset(steps=50, eta=0.0),
+        "ddpm": Preset(steps=250, eta=1.0),
+    }
+
+    size: int | tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
+        whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 8 for side in sides)
+        if self.size is not None and (len(sides) != 2 or not whole):
+            raise InputError(f"size is {self.size!r}: give one side, or (height, width), of at least 8 pixels")
+        if self.eta is not None and self.chosen == "heun":
+            raise InputError("heun solves the ODE, without fresh noise: leave eta out, or choose ddim or ddpm")
+
+    def run(self, prior: Prior, progress: Report | None = None) -> Result:
+        """`generate` with how it was done."""
+        job = self.start(prior, progress)
+        size = self.size or prior.size or 256
+        size = (size, size) if isinstance(size, Integral) else tuple(size)
+        blank = Picture.of(torch.zeros(1, 3, *size), "the sample", kind="pil")
+        levels = walk(prior, self.count, MAX_RATIO)
+        job.expect(levels)
+        if self.chosen == "heun":  # two calls a step, but for the last
+            job.total = 2 * job.total - job.cost * self.samples
+        answers = []
+        for rng in self.rngs():
+            x = begin(model_space(prior, blank.rgb), levels[0], rng=rng)
+            move = heun if self.chosen == "heun" else once(ddim, eta=self.noise_share, rng=rng)
+            found = job.drain(lambda denoise, x=x, move=move: sample(denoise, x, levels, move=move), max(size), rng)
+            answers.append(images.like(blank, image_space(prior, found, size)))
+        return job.done(answers)
+
+
+@with_options(Generate)
+def generate(
+    *,
+    prior: str | Path | Prior = "photo",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Report | None = None,
+    **options: Any,
+) -> Any:
+    """Sample pictures from a prior: PIL images, a list where `samples` is more than 1, made with seed, seed + 1, ...
+
+    size: one side or (height, width), by default what the prior was trained on, else 256. label, guidance: a class, and
+    the scale of classifier-free guidance to it, where 1 is none. method: "heun" (Karras et al. 2022), "ddim" or "ddpm"
+    (eta 1); steps: noise levels; eta: fresh noise in [0, 1] of ddim and ddpm. The other arguments, and what is raised:
+    as `restore.inpaint`."""
+    request = Generate(**options)
+    return one_or_all(request, request.run(load_prior(prior, device=device, dtype=dtype), progress))
