@@ -181,10 +181,10 @@ def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[Any], None] | No
 
 def put(picture: Any, path: Path | None, overwrite: bool) -> None:
     """Write one answer, whole or not at all. Raises InputError."""
-    from restore.images import encode, write
+    from restore.images import encode, read, write
 
     if path is None:
-        sys.stdout.buffer.write(encode(picture, "PNG"))
+        sys.stdout.buffer.write(encode(read(picture), "PNG"))
         sys.stdout.buffer.flush()
         return
     try:

@@ -15,7 +15,7 @@ def upscale(
         str, typer.Option(metavar="NAME", help="How IMG was made smaller: bicubic or average.")
     ] = "bicubic",
     sigma: Annotated[
-        float | None, typer.Option(metavar="X", help="Noise in the picture, of 255.", show_default="a little")
+        float | None, typer.Option(metavar="X", help="Noise in the picture, of 255.", show_default="0")
     ] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="dpir or ddrm.", show_default="dpir; ddrm for samples")
@@ -30,7 +30,7 @@ def upscale(
 
     noise_std = None if sigma is None else sigma / 255
     request = Upscale(
-        scale=int(scale) if scale == int(scale) else scale, shrunk=shrunk, noise_std=noise_std, method=method,
+        scale=int(scale) if scale.is_integer() else scale, shrunk=shrunk, noise_std=noise_std, method=method,
         strength=strength, eta=eta, **run.options,
     )  # fmt: skip
     run.go("upscale", request.run)

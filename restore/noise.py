@@ -17,7 +17,7 @@ def estimate_noise(rgb: Tensor) -> float:
 
     The diagonal detail band of a Haar transform (Donoho and Johnstone 1994) by blocks of 32 pixels: the quantile 0.1 of
     their standard deviations, made free of bias. Blocks that clip at black or white are left out where there are
-    others. A picture smaller than a block is one block."""
+    others. A picture narrower than a block is one block, with all its channels."""
     height, width = (side // 2 * 2 for side in rgb.shape[-2:])
     if not height or not width:
         return 0.0
@@ -26,13 +26,14 @@ def estimate_noise(rgb: Tensor) -> float:
     clips = ((cells <= 0) | (cells >= 1)).float().mean((-2, -1))
 
     def blocks(x: Tensor) -> Tensor:  # (blocks, samples)
-        h, w = (min(SIDE, side) for side in x.shape[-2:])
-        return x.unfold(-2, h, h).unfold(-2, w, w).reshape(-1, h * w)
+        if min(x.shape[-2:]) < SIDE:
+            return x.reshape(1, -1)
+        return x.unfold(-2, SIDE, SIDE).unfold(-2, SIDE, SIDE).reshape(-1, SIDE * SIDE)
 
     energy, clipped = blocks(band).square(), blocks(clips).mean(1) > 0.02
     spread = (energy[~clipped] if not clipped.all() else energy).mean(1).sqrt()
     bias = 1 - 1.2816 / math.sqrt(2 * energy.shape[1]) if len(spread) > 1 else 1.0  # the quantile 0.1 of a chi
-    return float(torch.quantile(spread, QUIET)) / max(bias, 0.1)
+    return float(torch.quantile(spread, QUIET)) / bias
 
 
 def unclip(mean: Tensor, noise_std: float, low: bool = True, high: bool = True) -> Tensor:

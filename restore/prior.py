@@ -84,7 +84,7 @@ class Prior:
         self.codec = codec or Pixels()
         self.channels, self.clip, self.multiple, self.size = channels, clip, multiple, size
         self.labels, self.null_label, self.dtype, self.name = labels, null_label, dtype, name
-        self.given: dict[str, Any] = {} if null_label is None else {"class_labels": torch.tensor(null_label)}
+        self.given: dict[str, Tensor] = {} if null_label is None else {"class_labels": torch.tensor(null_label)}
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +119,8 @@ class Prior:
     def labelled(self, label: int | str | Tensor) -> Prior:
         """The same prior conditioned on a class: a name, an index, or (B,) indices. Raises InputError as `index`."""
         if not isinstance(label, Tensor):
-            label = torch.tensor(label if label == self.null_label else self.index(label))
+            null = type(label) is int and label == self.null_label
+            label = torch.tensor(label if null else self.index(label))
         elif self.labels is None:
             raise InputError(f"the prior {self.name!r} has no classes: leave the label out")
         other = copy.copy(self)
@@ -133,7 +134,7 @@ class Prior:
 
     def __call__(self, x: Tensor, level: Level) -> Pred:
         t = torch.as_tensor(level.t, dtype=torch.float32, device=x.device).expand(len(x))
-        given = {k: v.expand(len(x)) if isinstance(v, Tensor) and v.ndim == 0 else v for k, v in self.given.items()}
+        given = {k: v.to(x.device).expand(len(x), *v.shape[1:]) for k, v in self.given.items()}
         reduced = self.dtype not in (torch.float32, torch.float64)
         with torch.autocast(x.device.type, self.dtype) if reduced else nullcontext():
             out = self.net(x, t, **given)

@@ -33,5 +33,7 @@ def spectral(prior, values):
 
 
 def recoloured(prior, mean, values):
-    """A Gaussian with the eigenvectors of another, so that the two covariances commute."""
-    return Gaussian(mean, spectral(prior, values), prior.shape)
+    """A Gaussian with the eigenvectors of another, in the same order, so that the two covariances commute."""
+    other = Gaussian(mean, spectral(prior, values), prior.shape)
+    other.values, other.vectors = values, prior.vectors
+    return other

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import closed_form, normal
@@ -210,3 +211,114 @@ def test_reduced_precision_stays_in_the_network():
 def test_levels_are_those_of_the_schedule(gaussian_prior):
     assert gaussian_prior.levels(7, 0.5, "trailing") == linear().levels(7, 0.5, "trailing")
     assert gaussian_prior.device == torch.device("cpu")
+
+
+# --- classes ---
+
+
+def says_its_class(x, t, class_labels=None):
+    """eps is the index that the network was told, and -1 without one."""
+    told = torch.full((len(x),), -1) if class_labels is None else class_labels
+    return told.to(x).reshape(-1, 1, 1, 1).expand_as(x)
+
+
+def classed(**options):
+    return Prior(says_its_class, schedule=linear(), name="pets", **options)
+
+
+def told(prior, count=3):
+    """The index that each image of a batch is told."""
+    return prior(torch.zeros(count, 3, 2, 2), linear().at(400)).eps[:, 0, 0, 0].tolist()
+
+
+NAMES = ["cat", "dog", "red panda"]
+
+
+@pytest.mark.parametrize(
+    ("label", "index"),
+    [("cat", 0), ("red panda", 2), (0, 0), (2, 2), ("1", 1), ("2", 2), (np.int64(1), 1)],
+)
+def test_classes_by_name_and_number(label, index):
+    prior = classed(labels=NAMES)
+    assert prior.index(label) == index
+    assert told(prior.labelled(label)) == [index] * 3
+    assert told(prior) == [-1] * 3  # the prior itself was left alone
+
+
+@pytest.mark.parametrize("label", [0, 9, "0", "9"])
+def test_classes_by_number_alone(label):
+    prior = classed(labels=10)
+    assert prior.index(label) == int(label)
+    assert told(prior.labelled(label)) == [int(label)] * 3
+
+
+def test_a_name_goes_before_a_number():
+    """Folders of digits: "7" is the class of that name."""
+    assert classed(labels=["7", "1", "0"]).index("7") == 0
+    assert classed(labels=["7", "1", "0"]).index("0") == 2
+    assert classed(labels=["7", "1", "0"]).index(0) == 0
+
+
+@pytest.mark.parametrize("labels", [NAMES, 3])
+@pytest.mark.parametrize("label", [3, -1, "3", "-1", "Cat", "", "bird", 1.0, "1.0", True, False, None])
+def test_classes_that_there_are_not(labels, label):
+    prior, words = classed(labels=labels), "cat, dog, red panda" if labels == NAMES else "0 to 2"
+    for ask in (prior.index, prior.labelled):
+        with pytest.raises(InputError, match=f"'pets' has no class '{label}': choose one of {words}") as caught:
+            ask(label)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", [0, "cat", torch.tensor(0)])
+def test_labels_where_there_are_none(label):
+    prior = classed()
+    with pytest.raises(InputError, match="'pets' has no classes: leave the label out"):
+        prior.labelled(label)
+    assert prior.unlabelled is None
+
+
+def test_classes_in_words():
+    assert classed().classes == "none"
+    assert classed(labels=10).classes == "0 to 9"
+    assert classed(labels=NAMES).classes == "cat, dog, red panda"
+
+
+def test_a_label_for_each_image():
+    assert told(classed(labels=NAMES).labelled(torch.tensor([2, 0, 1]))) == [2, 0, 1]
+
+
+@pytest.mark.parametrize(("labels", "null"), [(NAMES, 3), (10, 0), (10, 10)])
+def test_no_label_has_an_index(labels, null):
+    """A prior trained with a label left out now and then: it starts there, and can be sent back."""
+    prior = classed(labels=labels, null_label=null)
+    assert told(prior) == [null] * 3
+    assert told(prior.labelled(1)) == [1] * 3
+    assert told(prior.labelled(1).unlabelled) == [null] * 3
+    assert told(prior.unlabelled.labelled(2)) == [2] * 3
+    assert told(prior.labelled(null)) == [null] * 3
+
+
+def test_a_prior_that_needs_a_label_has_no_unlabelled():
+    assert classed(labels=NAMES).unlabelled is None
+    assert classed(labels=NAMES).labelled(1).unlabelled is None
+
+
+def test_labelled_priors_share_the_rest():
+    prior = classed(labels=NAMES, clip=True, multiple=8)
+    cat = prior.labelled("cat")
+    assert (cat.net, cat.schedule, cat.clip, cat.multiple) == (prior.net, prior.schedule, True, 8)
+
+
+def test_labels_go_where_the_picture_is():
+    seen = []
+    prior = Prior(lambda x, t, class_labels: seen.append(class_labels) or x, schedule=linear(), labels=2, null_label=2)
+    for asked in (prior, prior.labelled(1), prior.labelled(torch.tensor([0, 1, 1]))):
+        asked(torch.zeros(3, 3, 2, 2, device="meta"), linear().at(400))
+    assert [label.device.type for label in seen] == ["meta"] * 3
+    assert [label.shape for label in seen] == [(3,)] * 3
+
+
+@pytest.mark.parametrize("label", [True, 1.0, None])
+def test_what_only_equals_the_null_label_is_refused(label):
+    with pytest.raises(InputError, match="no class"):
+        classed(labels=NAMES, null_label=1).labelled(label)

@@ -8,7 +8,7 @@ import torch
 from conftest import closed_form
 from inpainting import METHODS, ODD, colours, hole, inpaint_result, restored
 
-from restore import jobs, tasks
+from restore import jobs
 from restore.errors import OutOfMemory
 from restore.levels import linear
 from restore.prior import Prior

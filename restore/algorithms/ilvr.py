@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def low_pass(factor: int) -> LowPass:
 
     Beyond its border the picture is mirrored, as in the released code. Nearly, and not quite, a projection. Raises
     InputError for a factor that is no whole number of at least 1."""
-    if isinstance(factor, bool) or factor != int(factor) or factor < 1:
+    if isinstance(factor, bool) or not isinstance(factor, Real) or not float(factor).is_integer() or factor < 1:
         raise InputError(f"a low-pass factor of {factor}: give a whole number of at least 1")
     factor = int(factor)
 

@@ -32,9 +32,11 @@ def sdedit(
     the guide there. eta: 1 is the paper's SDE, 0 the ODE. repeats: K, each from the answer of the one before.
     as_released: the authors' code, where the kept region is set to the level that the step left, with one noise for all
     steps, so that noise remains in it. levels of CLEAN alone are strength 0, and give the guide back.
-    Raises InputError for repeats below 1."""
+    Raises InputError for repeats below 1, and for no levels at all."""
     if repeats < 1:
         raise InputError(f"repeats is {repeats}: give at least 1")
+    if not levels:
+        raise InputError("SDEdit needs at least one level: CLEAN alone is strength 0")
     if len(levels) == 1:
         yield State(noised(guide, levels[0], rng), guide, levels[0])
     for _ in range(repeats):

@@ -61,10 +61,10 @@ class Options:
         self._check_noise()
 
     def _whole(self, **least: int) -> None:
-        """Refuse what is not a whole number of at least so much; None is left to the preset, except these."""
+        """Refuse what is not a whole number of at least so much; a None by default is left to the preset."""
         for name, low in least.items():
             value = getattr(self, name)
-            if value is None and name not in ("seed", "samples", "feather"):
+            if value is None and getattr(type(self), name) is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value < 2**63:
                 raise InputError(f"{name} is {value!r}: give a whole number of at least {low}")
@@ -137,10 +137,8 @@ def check_prior(prior: Prior) -> None:
         raise InputError(f"the prior {prior.name!r} works on {prior.channels} channels, and pictures have 3")
 
 
-def check_share(name: str, value: float | None, *, zero: bool = False) -> None:
+def check_share(name: str, value: float, *, zero: bool = False) -> None:
     """Refuse what is no share of the noise schedule, in (0, 1], or with `zero` in [0, 1]."""
-    if value is None:
-        return
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 <= value <= 1 or (value == 0 and not zero):
         shown = f"{value:g}" if number else repr(value)
@@ -149,15 +147,17 @@ def check_share(name: str, value: float | None, *, zero: bool = False) -> None:
 
 def check_noise(noise_std: float | None) -> None:
     """Refuse what is no standard deviation on the [0, 1] scale."""
+    if noise_std is not None and (isinstance(noise_std, bool) or not isinstance(noise_std, Real)):
+        raise InputError(f"noise_std is {noise_std!r}: give a standard deviation on the [0, 1] scale")
     if noise_std is not None and not 0 <= noise_std < 1:
         shown = f"noise of {noise_std:g} (sigma {255 * noise_std:g})"
         raise InputError(f"{shown}: give at least 0, and less than 1 (255)")
 
 
 def walk(prior: Prior, steps: int, high: float, low: float = MIN_RATIO) -> list[Level]:
-    """`steps` levels from the ratio `high`, bounded, to `low`, then CLEAN."""
+    """`steps` levels from the ratio `high`, bounded, to `low`, then CLEAN; one, where `high` is not above `low`."""
     high = min(high, MAX_RATIO)
-    return between(prior.schedule, steps, high, min(low, high))
+    return between(prior.schedule, steps if high > low else 1, high, min(low, high))
 
 
 def top_ratio(prior: Prior, strength: float) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from restore import images
 from restore.algorithms import ddib, ilvr, low_pass, sdedit
 from restore.errors import InputError
+from restore.files import MAX_PIXELS
 from restore.jobs import Report, Result
 from restore.levels import Level
 from restore.load import load_prior
@@ -272,6 +273,8 @@ class Generate(Options):
         whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 8 for side in sides)
         if self.size is not None and (len(sides) != 2 or not whole):
             raise InputError(f"size is {self.size!r}: give one side, or (height, width), of at least 8 pixels")
+        if self.size is not None and math.prod(sides) > MAX_PIXELS:
+            raise InputError(f"size is {self.size!r}: give at most {MAX_PIXELS // 10**6} million pixels")
         if self.eta is not None and self.chosen == "heun":
             raise InputError("heun solves the ODE, without fresh noise: leave eta out, or choose ddim or ddpm")
 

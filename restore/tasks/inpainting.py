@@ -58,7 +58,8 @@ class Inpaint(Options):
         super().__post_init__()
         self._whole(jump=1, resamplings=1, feather=0)
         check_noise(self.noise_std)
-        check_share("strength", self.strength)
+        if self.strength is not None:
+            check_share("strength", self.strength)
         method, travels = self.chosen, self.jump is not None or self.resamplings is not None
         if method != "repaint" and travels:
             raise InputError(f"jump and resamplings belong to repaint, not to {method}")

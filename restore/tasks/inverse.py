@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -61,7 +62,8 @@ class Inverse(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_noise(self.noise_std)
-        check_share("strength", self.strength)
+        if self.strength is not None:
+            check_share("strength", self.strength)
 
     def problem(self, rgb: Tensor, multiple: int) -> Problem:
         """The measurement in rgb (B,3,h,w) in [0, 1], for a network that wants multiples of `multiple`."""
@@ -81,7 +83,7 @@ class Inverse(Options):
 
     def levels(self, prior: Prior, std: float) -> list[Level]:
         """The walk; std in model units. It ends at the noise of the measurement, where the network can tell it."""
-        high = self.preset.reach if self.strength is None else top_ratio(prior, self.strength)
+        high = max(self.preset.reach, 1.5 * std) if self.strength is None else top_ratio(prior, self.strength)
         return walk(prior, self.count, high, max(self.preset.low, std))
 
     def chain(
@@ -128,7 +130,7 @@ class Upscale(Inverse):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.scale, bool) or self.scale not in range(2, 17):
+        if isinstance(self.scale, bool) or not isinstance(self.scale, Integral) or self.scale not in range(2, 17):
             raise InputError(f"scale is {self.scale!r}: give a whole number from 2 to 16")
         if self.shrunk not in ("bicubic", "average"):
             raise InputError(f"shrunk is {self.shrunk!r}: choose bicubic or average")
