@@ -92,9 +92,9 @@ def richardson_lucy(given, kernel, rounds):
 def deblurrers(kernel):
     return {
         "none": {"": lambda given: given},
-        "Wiener (skimage)": settings(wiener, "balance", (0.003, 0.01, 0.03, 0.1), kernel=kernel),
+        "Wiener (skimage)": settings(wiener, "balance", (0.001, 0.003, 0.01, 0.03, 0.1), kernel=kernel),
         "unsupervised Wiener (skimage)": {"": partial(unsupervised_wiener, kernel=kernel)},
-        "Richardson-Lucy (skimage)": settings(richardson_lucy, "rounds", (10, 20, 40, 80), kernel=kernel),
+        "Richardson-Lucy (skimage)": settings(richardson_lucy, "rounds", (10, 20, 40, 80, 160), kernel=kernel),
     }
 
 
@@ -134,7 +134,7 @@ def denoisers(sigma):
         "none": {"": lambda given: given},
         "non-local means (cv2)": settings(cv2_non_local_means, "h", (0.5, 0.6, 0.7, 0.8), sigma=sigma),
         "non-local means (skimage)": settings(non_local_means, "h", (0.3, 0.4, 0.5, 0.6, 0.7), sigma=sigma),
-        "total variation (skimage)": settings(total_variation, "weight", (0.5, 0.6, 0.7, 0.8), sigma=sigma),
+        "total variation (skimage)": settings(total_variation, "weight", (0.5, 0.6, 0.7, 0.8, 1.0), sigma=sigma),
     }
     if BM3D:
         found["BM3D"] = {"": partial(bm3d_color, sigma=sigma)}

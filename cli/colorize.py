@@ -13,9 +13,7 @@ def colorize(
     sigma: Annotated[
         float | None, typer.Option(metavar="X", help="Noise in the picture, of 255.", show_default="0")
     ] = None,
-    method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="dpir or ddrm.", show_default="dpir; ddrm for samples")
-    ] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="ddrm or dpir.", show_default="ddrm")] = None,
     strength: Strength = None,
     eta: Eta = None,
 ) -> None:

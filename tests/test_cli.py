@@ -30,7 +30,11 @@ def test_help_is_quick_and_loads_nothing_heavy(args):
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("args", [[], ["inpaint"], ["priors"], ["priors", "list"], ["priors", "info"], ["train"]])
+VERBS = ["inpaint", "upscale", "deblur", "denoise", "colorize", "edit", "refine", "translate", "generate"]
+OTHERS = [["score"], ["degrade"], ["priors"], ["priors", "list"], ["priors", "info"], ["train"]]
+
+
+@pytest.mark.parametrize("args", [[], *([verb] for verb in VERBS), *OTHERS], ids=" ".join)
 def test_help_fits_a_terminal(args, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = run(*args, "-h").stdout
@@ -38,9 +42,18 @@ def test_help_fits_a_terminal(args, monkeypatch):
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
-def test_help_names_every_method_and_exit_code():
-    text = run("inpaint", "-h").stdout
-    assert all(method in text for method in tasks.INPAINT_METHODS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_names_the_methods_that_there_are(verb):
+    """In their order, the default first; where there is one alone, there is nothing to choose."""
+    text = " ".join(run(verb, "-h").stdout.split())
+    found = list(getattr(tasks, verb.title()).METHODS)
+    if len(found) == 1:
+        assert "--method" not in text
+    else:
+        assert f"--method NAME {', '.join(found[:-1])} or {found[-1]}. [default: ({found[0]}" in text
+
+
+def test_help_names_every_exit_code():
     assert all(f"{code} " in run("-h").stdout for code in (0, 1, 2, 3, 4, 5, 130))
 
 

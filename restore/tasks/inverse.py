@@ -247,8 +247,8 @@ class Colorize(Inverse):
     """The options of `colorize`."""
 
     METHODS: ClassVar = {
-        "dpir": Preset(steps=12, reach=1.0),
         "ddrm": Preset(steps=20, reach=MAX_RATIO, eta=1.0),
+        "dpir": Preset(steps=12, reach=1.0),
     }
 
     def problem(self, rgb: Tensor, multiple: int) -> Problem:
@@ -345,6 +345,7 @@ def colorize(
 ) -> Any:
     """Give a gray picture colours; its brightness (Rec. 601 luma) stays. Of a colour picture only that is looked at.
 
-    The answer has three channels. method: "dpir", or "ddrm" for a random one. The rest as `restore.upscale`.
-    Sources: `restore.algorithms.dpir`, `.ddrm`."""
+    The answer has three channels. method: "ddrm", a random answer, or "dpir", the same always and paler. The rest as
+    `restore.upscale`.
+    Sources: `restore.algorithms.ddrm`, `.dpir`."""
     return _restored(Colorize(**options), image, prior, device, dtype, progress)
