@@ -173,6 +173,7 @@ def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name:
             raise InputError(f"{folder}: unknown prediction_type {kind!r}")
         predicts = DIFFUSERS_PREDICTS[kind]
     classes = config.get("num_class_embeds")
+    size = config.get("sample_size")
     nameless = bool(labels) and classes == len(labels) + 1  # the last class stands for 'no label'
     return Prior(
         _network(inner, config),
@@ -181,7 +182,7 @@ def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name:
         channels=config.get("in_channels", 3),
         clip=bool(settings.get("clip_sample", False)),
         multiple=2 ** (len(widths) - 1),
-        size=config.get("sample_size"),
+        size=max(size) if isinstance(size, list | tuple) else size,
         labels=labels or classes,
         null_label=len(labels) if nameless else None,
         name=name,

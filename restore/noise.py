@@ -53,3 +53,10 @@ def unclip(mean: Tensor, noise_std: float, low: bool = True, high: bool = True) 
         clipped += (1 - x) * over - bell[1]
     found = np.interp(mean.double().cpu().numpy(), clipped.numpy(), x.numpy())
     return torch.from_numpy(found).to(mean)
+
+
+def shared_noise(y: Tensor) -> float:
+    """sqrt(3) where the three channels of y (B,3,H,W) agree, else 1: how much more noise gray is than it seems.
+
+    The same noise in three channels is one draw along (1,1,1), where independent ones would be a third as strong."""
+    return math.sqrt(3) if y.shape[1] == 3 and bool((y == y[:, :1]).all()) else 1.0

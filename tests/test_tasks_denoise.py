@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +10,22 @@ import torch
 from tasking import KINDS, TABLE, chained, colours, ddpm, drawn, made, result, smooth, spectrum, waves, white
 
 from restore import images
+from restore.errors import InputError
 from restore.levels import Flow, Karras
+from restore.load import load_prior
 from restore.noise import estimate_noise, unclip
+from restore.picture import luma
 from restore.tasks import inverse
 from restore.tasks.common import walk
 
 
 def noised(x, std):
     return x + std * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+
+
+def flat(value, side):
+    """One colour, nearly gray: the channels of a gray picture would share their noise."""
+    return (value + torch.tensor([0.0, 1e-4, -1e-4]).reshape(1, 3, 1, 1)).expand(1, 3, side, side)
 
 
 def wiener(y, noise, mean=0.2, std=0.5):
@@ -47,7 +56,7 @@ def test_mmse_of_a_smooth_prior_is_its_wiener_filter():
 def test_ddpm_draws_from_the_posterior(eta):
     """Mean and spread over pixels and seeds, as the recursion of its steps has them; with many steps it is exact."""
     noise, prior, options = 0.1, white(0.1, 0.25), {"method": "ddpm", "eta": eta, "samples": 4, "steps": 20}
-    answers = torch.cat(result("denoise", torch.full((1, 3, 32, 32), 0.45), prior, noise_std=noise, **options).images)
+    answers = torch.cat(result("denoise", flat(0.45, 32), prior, noise_std=noise, **options).images)
     _, spread = ends = chained(0.25, walk(prior, 20, 2 * noise), lambda a, b: ddpm(a, b, eta or 1.0))
     assert float(answers.mean()) == pytest.approx(0.55 - ends[0] * 0.1, abs=0.003)
     own = math.sqrt(max(spread**2 - (ends[0] * 2 * noise) ** 2, 0))  # the picture brings its noise with it
@@ -73,7 +82,7 @@ def test_noise_that_was_cut_off_leaves_no_bias(dark, monkeypatch):
 
 def test_values_that_were_not_cut_off_are_left_alone():
     """A dark picture of floats that never touches black: nothing was clipped, and nothing is made darker."""
-    y = torch.full((1, 3, 16, 16), 0.03)
+    y = flat(0.03, 16)
     assert (made("denoise", y, white(-0.9, 0.1)) - wiener(y, 0.1, -0.9, 0.1)).abs().max() < 3e-5
 
 
@@ -120,5 +129,26 @@ def test_a_picture_without_noise_is_found_out(no_network):
 def test_ddrm_comes_to_the_mean():
     """Its chain ends at the noise of the picture, where the network sees the picture as it is."""
     mean = made("denoise", colours(), white())
-    for options in ({}, {"seed": 1}, {"steps": 7}, {"eta": 0.0}):
+    for options in ({}, {"seed": 1}, {"steps": 7}):
         torch.testing.assert_close(made("denoise", colours(), white(), method="ddrm", **options), mean)
+    for options in ({"eta": 0.0}, {"samples": 2}):
+        with pytest.raises(InputError, match="ddrm draws no noise"):
+            made("denoise", colours(), white(), method="ddrm", **options)
+
+
+def test_gray_noise_is_one_draw_for_three_channels(monkeypatch):
+    """A gray photograph, as one channel and as three that agree: the same answer, and far better than as if colour."""
+    sample = Path(__file__).parent.parent / "assets/images/colosseum.png"
+    truth = luma(images.read(sample).rgb)[..., 40:136, 60:156]
+    noisy = noised(truth, 25 / 255).clamp(0, 1)
+    prior = load_prior("photo", device="cpu", dtype="float32")
+
+    def error(y):
+        out = made("denoise", y, prior, noise_std=25 / 255)
+        assert (out == out[:, :1]).all()
+        return float((out[:, :1] - truth).square().mean())
+
+    one, three = error(noisy), error(noisy.expand(-1, 3, -1, -1).contiguous())
+    assert one == pytest.approx(three, rel=1e-3)
+    monkeypatch.setattr(inverse, "shared_noise", lambda y: 1.0)
+    assert one < 0.5 * error(noisy)

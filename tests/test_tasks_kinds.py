@@ -1,6 +1,7 @@
 """Every task of a picture: kinds in and kinds out, bits, metadata, transparency, sizes, batches."""
 
 import io
+import math
 import warnings
 
 import numpy as np
@@ -121,8 +122,12 @@ def test_any_size(task, method, size):
 @pytest.mark.parametrize("scale", [2, 3, 5, 16, np.int64(3)])
 @pytest.mark.parametrize("multiple", [1, 4, 6])
 def test_scales(scale, multiple):
-    out = made("upscale", colours((5, 7)), white(multiple=multiple), scale=scale)
+    """And no more pixels than the network needs."""
+    prior = white(multiple=multiple)
+    out = made("upscale", colours((5, 7)), prior, scale=scale)
     assert out.shape == (1, 3, 5 * scale, 7 * scale)
+    step = math.lcm(multiple, int(scale))
+    assert prior.net.shapes[0] == tuple(-(-side * int(scale) // step) * step for side in (5, 7))
 
 
 @pytest.mark.parametrize("task", [*INVERSE, "translate"])

@@ -16,6 +16,7 @@ from restore.jobs import Report, Result
 from restore.levels import Level, travel
 from restore.load import load_prior
 from restore.mask import composite, opaque_where, read_mask
+from restore.noise import shared_noise
 from restore.operators import Mask
 from restore.picture import Picture
 from restore.prior import Denoise, Prior
@@ -57,6 +58,8 @@ class Inpaint(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole(jump=1, resamplings=1, feather=0)
+        if self.noise_std is None:
+            raise InputError("noise_std is None: inpainting does not estimate it, so give a standard deviation")
         check_noise(self.noise_std)
         if self.strength is not None:
             check_share("strength", self.strength)
@@ -109,7 +112,7 @@ class Inpaint(Options):
         guesses = [rough_fill(box.cut(picture.rgb), box.cut(holes)) for box in regions]
         job.expect(*walks)
         finished = opaque_where(picture, holes) if mask is None else picture
-        std, answers = prior.codec.std(self.noise_std), []
+        std, answers = prior.codec.std(self.noise_std) * shared_noise(picture.rgb), []
         for rng in self.rngs():
             rgb = picture.rgb.clone()
             for box, levels, rough in zip(regions, walks, guesses, strict=True):

@@ -20,13 +20,13 @@ from restore.jobs import Report, Result
 from restore.kernels import read_kernel
 from restore.levels import Level
 from restore.load import load_prior
-from restore.noise import estimate_noise, unclip
+from restore.noise import estimate_noise, shared_noise, unclip
 from restore.operators import Composed, Linear, Mask, blur, downscale, grayscale
 from restore.picture import Picture, luma
 from restore.prior import Denoise as Denoiser
 from restore.prior import Prior
 from restore.regions import mirrored, pad
-from restore.steps import Rng, State, ddim, once, sample
+from restore.steps import Rng, State, ddim, gaussian, once, sample
 from restore.tasks.common import (
     MAX_RATIO,
     MIN_RATIO,
@@ -99,7 +99,7 @@ class Inverse(Options):
         """The task on a Picture, with how it was done; the answers are of the kind that the Picture was read from."""
         job = self.start(prior, progress)
         op, y, guess, size, (top, left) = self.problem(picture.rgb, prior.multiple)
-        std = prior.codec.std(self.noise(picture.rgb))
+        std = prior.codec.std(self.noise(picture.rgb)) * shared_noise(y)
         levels = self.levels(prior, std)
         job.expect(levels)
         op = op.to(prior.device)
@@ -197,7 +197,7 @@ class Denoise(Inverse):
     METHODS: ClassVar = {
         "mmse": Preset(steps=1),
         "ddpm": Preset(steps=20, eta=1.0),
-        "ddrm": Preset(steps=20, reach=1.0, eta=0.85),
+        "ddrm": Preset(steps=20, reach=1.0),  # its chain ends at the noise of the picture, in the mean
     }
 
     def __post_init__(self) -> None:
@@ -214,6 +214,11 @@ class Denoise(Inverse):
         y = pad(rgb, multiple)
         return Problem(Mask(torch.ones(1, 1, 1, 1)), y, y, rgb.shape[-2:])
 
+    def chromatic(self, y: Tensor, std: float) -> Tensor:
+        """A gray y in model space with the colour noise that makes its noise independent, std in each channel."""
+        z = gaussian(y, torch.Generator().manual_seed(0))
+        return y + std * (z - z.mean(1, keepdim=True))
+
     def levels(self, prior: Prior, std: float) -> list[Level]:
         if self.chosen == "ddrm":
             return super().levels(prior, std)
@@ -225,11 +230,13 @@ class Denoise(Inverse):
         """From the picture at its own noise level down: in one step the posterior mean (Tweedie), in many a sample."""
         if self.chosen == "ddrm":
             return super().chain(denoise, op, y, std, levels, guess, rng)
+        y = self.chromatic(y, std) if shared_noise(y) > 1 else y
         return sample(denoise, levels[0].alpha * y, levels, move=once(ddim, eta=self.noise_share, rng=rng))
 
     def last(self, found: Tensor, rgb: Tensor) -> Tensor:
         """Noise that was cut off at black and white left the shadows too bright and the highlights too dark."""
         low, high = (float(cut.float().mean()) > 1e-4 for cut in (rgb <= 0, rgb >= 1))
+        found = luma(found).expand(-1, 3, -1, -1) if shared_noise(rgb) > 1 else found
         return unclip(found, self.noise(rgb), low, high)
 
     def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
