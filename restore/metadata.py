@@ -70,25 +70,42 @@ def _exif(im: Image.Image, name: str) -> bytes | None:
         return None
 
 
+def _entries(tiff: bytes, order: str, at: int) -> Iterator[tuple[int, int]]:  # (tag, where) of the directory at `at`
+    for i in range(struct.unpack_from(order + "H", tiff, at)[0]):
+        yield struct.unpack_from(order + "H", tiff, at + 2 + 12 * i)[0], at + 2 + 12 * i
+
+
+def resized(exif: bytes, height: int, width: int) -> bytes:
+    """The EXIF of a picture that is enlarged: where it names a size, the new one."""
+    head, out = exif[:6], bytearray(exif[6:])
+    order = "<" if out[:2] == b"II" else ">"
+    try:
+        places = dict(_entries(out, order, struct.unpack_from(order + "I", out, 4)[0]))
+        if 0x8769 in places:  # the EXIF directory
+            places |= dict(_entries(out, order, struct.unpack_from(order + "I", out, places[0x8769] + 8)[0]))
+        for tag, value in ((0x100, width), (0x101, height), (0xA002, width), (0xA003, height)):
+            if tag in places:
+                struct.pack_into(order + "HII", out, places[tag] + 2, 4, 1, value)  # one LONG
+    except struct.error:  # cut short after what PIL could read
+        pass
+    return head + bytes(out)
+
+
 def _upright(tiff: bytes) -> bytes:
     # patched in place, so that maker notes keep their offsets; the thumbnail shows the old pixels, so it goes
     out = bytearray(tiff)
     order = "<" if out[:2] == b"II" else ">"
-
-    def entries(at: int) -> Iterator[tuple[int, int]]:  # (tag, where) of the directory at `at`
-        for i in range(struct.unpack_from(order + "H", out, at)[0]):
-            yield struct.unpack_from(order + "H", out, at + 2 + 12 * i)[0], at + 2 + 12 * i
-
     try:
         first = struct.unpack_from(order + "I", out, 4)[0]
         link = first + 2
-        for tag, where in entries(first):
+        for tag, where in _entries(out, order, first):
             link = where + 12
             if tag == _ORIENTATION:
                 struct.pack_into(order + "HIHH", out, where + 2, 3, 1, 1, 0)
         second = struct.unpack_from(order + "I", out, link)[0]
         if 0 < second < len(out):
-            found = {tag: struct.unpack_from(order + "I", out, where + 8)[0] for tag, where in entries(second)}
+            places = _entries(out, order, second)
+            found = {tag: struct.unpack_from(order + "I", out, where + 8)[0] for tag, where in places}
             start, size = found.get(0x201, 0), found.get(0x202, 0)
             out[start : start + size] = bytes(len(out[start : start + size]))
             struct.pack_into(order + "I", out, link, 0)

@@ -137,3 +137,15 @@ def test_a_batch_is_its_pictures_one_by_one(task):
     assert not torch.allclose(out[0], out[1], atol=0.05)
     for one, together in zip(batch, out, strict=True):
         torch.testing.assert_close(made(task, one, smooth(multiple=4), **options), together, atol=2e-4, rtol=0)
+
+
+def test_exif_of_an_enlarged_picture_names_its_new_size():
+    tags = Image.Exif()
+    tags[0x10F] = "a camera"
+    tags.get_ifd(0x8769).update({0xA002: 30, 0xA003: 20, 0x9003: "2020:01:01 00:00:00"})
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), (90, 120, 60)).save(file, "JPEG", exif=tags)
+    out = Image.open(io.BytesIO(made("upscale", file.getvalue(), white(), scale=2)))
+    found = out.getexif()
+    assert (out.size, found[0x10F], found.get_ifd(0x8769)[0x9003]) == ((60, 40), "a camera", "2020:01:01 00:00:00")
+    assert (found.get_ifd(0x8769)[0xA002], found.get_ifd(0x8769)[0xA003]) == (60, 40)

@@ -20,6 +20,7 @@ from restore.jobs import Report, Result
 from restore.kernels import read_kernel
 from restore.levels import Level
 from restore.load import load_prior
+from restore.metadata import resized
 from restore.noise import estimate_noise, shared_noise, unclip
 from restore.operators import Composed, Linear, Mask, blur, downscale, grayscale
 from restore.picture import Picture, luma
@@ -142,6 +143,10 @@ class Upscale(Inverse):
         guess = interpolate(y, large, mode="bicubic").clamp(0, 1)
         size = (self.scale * height, self.scale * width)
         return Problem(downscale(self.scale, large, method=self.shrunk), y, guess, size)
+
+    def finished(self, picture: Picture) -> Picture:
+        height, width = (self.scale * side for side in picture.rgb.shape[-2:])
+        return replace(picture, exif=picture.exif and resized(picture.exif, height, width))
 
 
 # ---------------------------------------------------------------- deblur
