@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -54,7 +55,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inverse(Options):
+class Inverse(Options, ABC):
     """The options of a linear inverse problem; making one refuses, with InputError, what does not go together."""
 
     strength: float | None = None
@@ -66,9 +67,9 @@ class Inverse(Options):
         if self.strength is not None:
             check_share("strength", self.strength)
 
+    @abstractmethod
     def problem(self, rgb: Tensor, multiple: int) -> Problem:
         """The measurement in rgb (B,3,h,w) in [0, 1], for a network that wants multiples of `multiple`."""
-        raise NotImplementedError
 
     def noise(self, rgb: Tensor) -> float:
         """The noise to assume in the measurement, a standard deviation on the [0, 1] scale."""
