@@ -1,9 +1,11 @@
 """What a user asks for: a picture in, the restored picture out, with defaults that were measured."""
 
 from restore.tasks.common import Options, Preset
-from restore.tasks.editing import Edit, Generate, Refine, Translate, edit, generate, read_size, refine, translate
+from restore.tasks.denoising import Denoise, denoise
+from restore.tasks.editing import Edit, Refine, Translate, edit, refine, translate
 from restore.tasks.inpainting import INPAINT_METHODS, Inpaint, inpaint
-from restore.tasks.inverse import Colorize, Deblur, Denoise, Upscale, colorize, deblur, denoise, upscale
+from restore.tasks.inverse import Colorize, Deblur, Upscale, colorize, deblur, upscale
+from restore.tasks.sampling import Generate, generate, read_size
 
 __all__ = [
     "INPAINT_METHODS",

@@ -22,16 +22,15 @@ from restore.kernels import read_kernel
 from restore.levels import Level
 from restore.load import load_prior
 from restore.metadata import resized
-from restore.noise import estimate_noise, shared_noise, unclip
+from restore.noise import estimate_noise, shared_noise
 from restore.operators import Composed, Linear, Mask, blur, downscale, grayscale
 from restore.picture import Picture, luma
 from restore.prior import Denoise as Denoiser
 from restore.prior import Prior
 from restore.regions import mirrored, pad
-from restore.steps import Rng, State, ddim, gaussian, once, sample
+from restore.steps import Rng, State
 from restore.tasks.common import (
     MAX_RATIO,
-    MIN_RATIO,
     Options,
     Preset,
     check_noise,
@@ -193,65 +192,6 @@ class Deblur(Inverse):
         return Problem(full, torch.where(window > 0, y, full.A(sharp)), sharp, (height, width), (top, left))
 
 
-# ---------------------------------------------------------------- denoise
-
-
-@dataclass(frozen=True, kw_only=True)
-class Denoise(Inverse):
-    """The options of `denoise`."""
-
-    METHODS: ClassVar = {
-        "mmse": Preset(steps=1),
-        "ddpm": Preset(steps=20, eta=1.0),
-        "ddrm": Preset(steps=20, reach=1.0),  # its chain ends at the noise of the picture, in the mean
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.chosen == "mmse" and self.steps not in (None, 1):
-            raise InputError("mmse asks the network once: leave steps out, or choose ddpm or ddrm")
-        if self.chosen != "ddrm" and self.strength is not None:
-            raise InputError(f"{self.chosen} begins at the picture's own noise: leave strength out, or choose ddrm")
-
-    def noise(self, rgb: Tensor) -> float:
-        return estimate_noise(rgb) if self.noise_std is None else self.noise_std
-
-    def problem(self, rgb: Tensor, multiple: int) -> Problem:
-        y = pad(rgb, multiple)
-        return Problem(Mask(torch.ones(1, 1, 1, 1)), y, y, rgb.shape[-2:])
-
-    def chromatic(self, y: Tensor, std: float) -> Tensor:
-        """A gray y in model space with the colour noise that makes its noise independent, std in each channel."""
-        z = gaussian(y, torch.Generator().manual_seed(0))
-        return y + std * (z - z.mean(1, keepdim=True))
-
-    def levels(self, prior: Prior, std: float) -> list[Level]:
-        if self.chosen == "ddrm":
-            return super().levels(prior, std)
-        return walk(prior, self.count, std, min(MIN_RATIO, std))
-
-    def chain(
-        self, denoise: Denoiser, op: Linear, y: Tensor, std: float, levels: list[Level], guess: Tensor, rng: Rng
-    ) -> Iterator[State]:
-        """From the picture at its own noise level down: in one step the posterior mean (Tweedie), in many a sample."""
-        if self.chosen == "ddrm":
-            return super().chain(denoise, op, y, std, levels, guess, rng)
-        y = self.chromatic(y, std) if shared_noise(y) > 1 else y
-        return sample(denoise, levels[0].alpha * y, levels, move=once(ddim, eta=self.noise_share, rng=rng))
-
-    def last(self, found: Tensor, rgb: Tensor) -> Tensor:
-        """Noise that was cut off at black and white left the shadows too bright and the highlights too dark."""
-        low, high = (float(cut.float().mean()) > 1e-4 for cut in (rgb <= 0, rgb >= 1))
-        found = luma(found).expand(-1, 3, -1, -1) if shared_noise(rgb) > 1 else found
-        return unclip(found, self.noise(rgb), low, high)
-
-    def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
-        if not self.noise(picture.rgb):
-            copies = [images.like(picture, picture.rgb) for _ in range(self.samples)]
-            return self.start(prior, progress).done(copies, "there is no noise: the picture is given back as it was")
-        return super().run(picture, prior, progress)
-
-
 # ---------------------------------------------------------------- colorize
 
 
@@ -278,9 +218,10 @@ class Colorize(Inverse):
 # ---------------------------------------------------------------- the functions
 
 
-def _restored(
+def restored(
     request: Inverse, image: Any, prior: str | Path | Prior, device: str, dtype: str, progress: Report | None
 ) -> Any:
+    """The request carried out on a picture of any kind: one answer of that kind, or a list of them."""
     picture = images.read(image)
     return one_or_all(request, request.run(picture, load_prior(prior, device=device, dtype=dtype), progress))
 
@@ -305,7 +246,7 @@ def upscale(
 
     The other arguments, the kinds that go in and come back, and what is raised: as `restore.inpaint`.
     Sources: `restore.algorithms.dpir`, `.ddrm`."""
-    return _restored(Upscale(scale=scale, **options), image, prior, device, dtype, progress)
+    return restored(Upscale(scale=scale, **options), image, prior, device, dtype, progress)
 
 
 @with_options(Deblur)
@@ -325,25 +266,7 @@ def deblur(
     or an array (kh,kw). noise_std: of the picture, on the [0, 1] scale; estimated by default, and at least half a step
     of 8 bits. The rest as `restore.upscale`; below strength 1 the chain begins with the blurred picture.
     Sources: `restore.algorithms.dpir`, `.ddrm`."""
-    return _restored(Deblur(kernel=kernel, **options), image, prior, device, dtype, progress)
-
-
-@with_options(Denoise)
-def denoise(
-    image: Any,
-    *,
-    prior: str | Path | Prior = "photo",
-    device: str = "auto",
-    dtype: str = "auto",
-    progress: Report | None = None,
-    **options: Any,
-) -> Any:
-    """Remove white noise from a picture.
-
-    noise_std: on the [0, 1] scale (sigma 25 of 255 is 25 / 255); estimated by default. method: "mmse" (the posterior
-    mean by Tweedie's formula, one network call), "ddpm" (a posterior sample: down from the picture's own noise level)
-    or "ddrm". The rest as `restore.upscale`. Source: Efron 2011; `restore.algorithms.ddrm`."""
-    return _restored(Denoise(**options), image, prior, device, dtype, progress)
+    return restored(Deblur(kernel=kernel, **options), image, prior, device, dtype, progress)
 
 
 @with_options(Colorize)
@@ -361,4 +284,4 @@ def colorize(
     The answer has three channels. method: "ddrm", a random answer, or "dpir", the same always and paler. The rest as
     `restore.upscale`.
     Sources: `restore.algorithms.ddrm`, `.dpir`."""
-    return _restored(Colorize(**options), image, prior, device, dtype, progress)
+    return restored(Colorize(**options), image, prior, device, dtype, progress)
