@@ -19,7 +19,7 @@ from restore.load import load_prior
 from restore.prior import Pred
 from restore.train.bound import variational_bound
 from restore.train.config import Data, Export, PriorConfig, Source, Train, Validate
-from restore.train.prior import build_network, build_scheduler, schedule_of, sheet
+from restore.train.prior import build_network, build_scheduler, schedule_of, sheet, start_from
 
 DIFFUSERS = {
     "kind": "UNet2DModel",
@@ -222,3 +222,21 @@ def test_bound_vanishes_for_the_true_posterior():
     assert variational_bound(table, t, x0, x, truth).abs().max() < 1e-6
     one, two = (variational_bound(table, t, x0, x, truth._replace(x0=x0 + e)) for e in (0.1, 0.2))
     assert torch.allclose(two, 4 * one, rtol=1e-4, atol=1e-12)
+
+
+def test_a_deeper_network_starts_as_the_prior_that_it_grows_from(tiny_folder):
+    old = load_prior(tiny_folder, device="cpu", dtype="float32")
+    small = {"kind": "unet", "channels": [8, 16], "time_channels": 16}
+    net = build_network({**small, "layers": 3})
+    start_from(net, tiny_folder, "eps", old.schedule)
+    x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([3.0, 700.0])
+    torch.testing.assert_close(net(x, t).sample, old.net(x, t).sample)
+    for predicts, schedule, section, match in (
+        ("v", old.schedule, {"layers": 1}, "predicts eps"),
+        ("eps", linear(1000), {"layers": 1}, "noise table"),
+        ("eps", linear(10), {"layers": 1}, "noise table"),
+        ("eps", old.schedule, {"layers": 1, "channels": [8, 24]}, "other shapes"),
+        ("eps", old.schedule, {"layers": 1, "num_class_embeds": 4}, "another network"),
+    ):
+        with pytest.raises(InputError, match=match):
+            start_from(build_network({**small, **section}), tiny_folder, predicts, schedule)
