@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,10 +75,11 @@ class Denoise(Inverse):
         return unclip(found, self.noise(rgb), low, high)
 
     def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
-        if not self.noise(picture.rgb):
+        known = replace(self, noise_std=self.noise(picture.rgb))  # estimated once
+        if not known.noise_std:
             copies = [images.like(picture, picture.rgb) for _ in range(self.samples)]
             return self.start(prior, progress).done(copies, "there is no noise: the picture is given back as it was")
-        return super().run(picture, prior, progress)
+        return super(Denoise, known).run(picture, prior, progress)
 
 
 @with_options(Denoise)
