@@ -13,13 +13,26 @@ from restore.cli import common
 
 Label = Annotated[
     str | None,
-    typer.Option("--label", metavar="NAME", help="A class of the prior, by name or number.", show_default=False),
+    typer.Option(
+        "--label", metavar="NAME", help="A class of the prior or classifier, by name or number.", show_default=False
+    ),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(
         "--guidance", metavar="X", help="Classifier-free guidance to the label; 1 is none.", show_default=False
     ),
+]
+ClassifierName = Annotated[
+    str | None,
+    typer.Option(
+        "--classifier", metavar="NAME|DIR", show_default=False,
+        help="Pull towards the label by a classifier, a bundled name or a folder: with any prior.",
+    ),
+]  # fmt: skip
+ClassifierScale = Annotated[
+    float | None,
+    typer.Option("--classifier-scale", metavar="X", help="How hard the classifier pulls.", show_default="1"),
 ]
 Eta = Annotated[float | None, typer.Option("--eta", metavar="X", help="Fresh noise, 0 to 1.", show_default="by method")]
 Strength = Annotated[
@@ -37,9 +50,12 @@ Mask = Annotated[
 SHARED: dict[str, tuple[Any, Any]] = {
     "output": (common.Output, None),
     "prior": (common.PriorName, "photo"),
+    "quality": (common.Quality, None),
     "steps": (common.Steps, None),
     "label": (Label, None),
     "guidance": (Guidance, None),
+    "classifier": (ClassifierName, None),
+    "classifier_scale": (ClassifierScale, None),
     "samples": (common.Samples, 1),
     "seed": (common.Seed, 0),
     "device": (common.Device, "auto"),
@@ -52,6 +68,23 @@ SHARED: dict[str, tuple[Any, Any]] = {
 }
 
 
+def guide(classifier: str | None) -> Any:
+    """The `Guide` of --classifier, not loaded yet."""
+    from restore.tasks.conditions import Guide
+
+    return None if classifier is None else Guide(classifier)
+
+
+def load(prior: str, device: str, dtype: str, guide: Any) -> Any:
+    """The prior; the classifier beside it is loaded too, as what is missing stops a run."""
+    from restore.load import load_prior
+
+    found = load_prior(prior, device=device, dtype=dtype)
+    if guide is not None:
+        guide.beside(found)
+    return found
+
+
 @dataclass
 class Run:
     """The flags of one call, and the loop over its pictures."""
@@ -59,9 +92,12 @@ class Run:
     images: list[str]
     output: str | None
     prior: str
+    quality: str | None
     steps: int | None
     label: str | None
     guidance: float | None
+    classifier: str | None
+    classifier_scale: float | None
     samples: int
     seed: int
     device: str
@@ -75,14 +111,17 @@ class Run:
     @property
     def options(self) -> dict[str, Any]:
         """What every task takes."""
-        names = ("steps", "label", "guidance", "samples", "seed", "tile")
-        return {name: getattr(self, name) for name in names}
+        names = ("quality", "steps", "label", "guidance", "classifier_scale", "samples", "seed", "tile")
+        return {**{name: getattr(self, name) for name in names}, "classifier": self.guide}
+
+    @functools.cached_property
+    def guide(self) -> Any:
+        """The classifier, to be loaded once for all pictures."""
+        return guide(self.classifier)
 
     def load(self, prior: str | None = None) -> Any:
-        """The prior, on the device and in the precision asked for."""
-        from restore.load import load_prior
-
-        return load_prior(prior or self.prior, device=self.device, dtype=self.dtype)
+        """The prior, on the device and in the precision asked for, and the classifier beside it."""
+        return load(prior or self.prior, self.device, self.dtype, self.guide)
 
     def go(
         self,

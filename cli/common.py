@@ -27,6 +27,12 @@ PriorName = Annotated[str, typer.Option("--prior", metavar="NAME|DIR", help="A b
 Steps = Annotated[
     int | None, typer.Option("--steps", metavar="N", help="Noise levels to walk down.", show_default="by method")
 ]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        "--quality", metavar="NAME", help="draft, normal or best: fewer or more steps.", show_default="normal"
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same picture.")]
 Samples = Annotated[int, typer.Option("--samples", metavar="N", help="Make N answers, with seeds SEED, SEED+1 ...")]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from restore.cli import common
-from restore.cli.command import Eta, Guidance, Label
+from restore.cli.command import ClassifierName, ClassifierScale, Eta, Guidance, Label, guide, load
 
 
 def generate(
@@ -21,9 +21,12 @@ def generate(
     ] = None,
     eta: Eta = None,
     prior: common.PriorName = "photo",
+    quality: common.Quality = None,
     steps: common.Steps = None,
     label: Label = None,
     guidance: Guidance = None,
+    classifier: ClassifierName = None,
+    classifier_scale: ClassifierScale = None,
     samples: common.Samples = 1,
     seed: common.Seed = 0,
     device: common.Device = "auto",
@@ -34,19 +37,19 @@ def generate(
     quiet: common.Quiet = False,
 ) -> None:  # fmt: skip
     """Sample pictures from a prior, of a class if it has them; --samples numbers the files."""
-    from restore.load import load_prior
     from restore.tasks import Generate, read_size
 
+    beside = guide(classifier)
     request = Generate(
-        size=read_size(size), method=method, eta=eta, steps=steps, label=label, guidance=guidance, samples=samples,
-        seed=seed, tile=tile,
+        size=read_size(size), method=method, eta=eta, quality=quality, steps=steps, label=label, guidance=guidance,
+        classifier=beside, classifier_scale=classifier_scale, samples=samples, seed=seed, tile=tile,
     )  # fmt: skip
     item = common.Item(None, name="generate")
     common.run(
         [item],
         common.targets([item], output, "generate", samples, overwrite),
         look=lambda item, paths: None,
-        load=lambda: load_prior(prior, device=device, dtype=dtype),
+        load=lambda: load(prior, device, dtype, beside),
         work=lambda _, prior, progress: request.run(prior, progress),
         overwrite=overwrite,
         as_json=as_json,

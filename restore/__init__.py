@@ -14,6 +14,8 @@ _HOME = {
     "translate": "tasks",
     "generate": "tasks",
     "load_prior": "load",
+    "load_classifier": "classifier",
+    "Classifier": "classifier",
     "Prior": "prior",
     "Pred": "prior",
     "Level": "levels",

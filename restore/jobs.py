@@ -15,7 +15,7 @@ from restore.errors import InputError, OutOfMemory
 from restore.levels import Level, calls
 from restore.prior import Denoise, Pred, Prior
 from restore.steps import State, last
-from restore.wrappers import tiles
+from restore.wrappers import alternate, tiles
 
 TILES = (1024, 512, 256, 128)
 
@@ -23,7 +23,7 @@ TILES = (1024, 512, 256, 128)
 class Progress(NamedTuple):
     """What a progress callback is told after each network call."""
 
-    done: int  # network calls made, over all samples and regions
+    done: int  # calls of the prior's network made, over all samples and regions
     total: int
     preview: Tensor  # (B,3,H,W) in [0, 1]: the newest estimate of the region at work
 
@@ -40,10 +40,11 @@ class Info:
     steps: int
     seed: int
     samples: int
-    calls: int = 0
+    calls: int = 0  # of the prior's network; those of a classifier are not counted
     seconds: float = 0.0
     device: str = "cpu"
     dtype: str = "float32"
+    classifier: str | None = None
     note: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,20 +87,29 @@ class Job:
         report: Report | None,
         denoise: Denoise | None = None,
         cost: int = 1,
+        orientations: int = 1,
     ) -> None:
-        """denoise: what the chains ask, the prior itself or a wrapper round it; cost: its network calls for one."""
+        """denoise: what the chains ask, the prior itself or a wrapper round it; cost: its network calls for one;
+        orientations: in how many the calls of a chain see the picture by turns."""
         self.prior, self.info, self.report, self.denoise, self.cost = prior, info, report, denoise or prior, cost
+        self.orientations = orientations
         self.sizes, self.total, self.begin = tile_sizes(tile), 0, time.perf_counter()
         if self.sizes[0] and self.sizes[0] % prior.multiple:
             raise InputError(f"tile {tile!r}: the prior {prior.name!r} needs a multiple of {prior.multiple}")
         info.device, info.dtype = str(prior.device), str(prior.dtype).removeprefix("torch.")
 
-    def counted(self, denoise: Denoise, cost: int = 1) -> Denoise:
-        """`denoise`, asked in tiles where the memory wants it, and its calls counted and reported."""
+    def counted(self, denoise: Denoise, cost: int = 1, orientations: int = 1) -> Denoise:
+        """`denoise`, asked in tiles where the memory wants it, by turns in so many orientations, its calls counted and
+        reported."""
+
+        def tiled(x: Tensor, level: Level) -> Pred:
+            size = self.sizes[0]
+            return (denoise if size is None else tiles(denoise, size, overlap=min(64, size // 4)))(x, level)
+
+        oriented = tiled if orientations == 1 else alternate(tiled, orientations)
 
         def asked(x: Tensor, level: Level) -> Pred:
-            size = self.sizes[0]
-            pred = (denoise if size is None else tiles(denoise, size, overlap=min(64, size // 4)))(x, level)
+            pred = oriented(x, level)
             self.info.calls += cost
             if self.report:
                 preview = self.prior.codec.decode(pred.x0).clamp(0, 1)
@@ -119,7 +129,7 @@ class Job:
         while True:
             before = self.info.calls
             try:
-                return last(chain(self.counted(self.denoise, self.cost))).cpu()
+                return last(chain(self.counted(self.denoise, self.cost, self.orientations))).cpu()
             except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 if not _out_of_memory(error):
                     raise

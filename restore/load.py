@@ -1,40 +1,57 @@
-"""Names, folders and callables -> Prior."""
+"""Names, folders and callables -> Prior; what `restore.classifier` shares of it."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from restore.errors import InputError, PriorError
 from restore.levels import Schedule, from_config, linear
+from restore.network import Network
 from restore.prior import Prior
+
+N = TypeVar("N", bound=Network)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DIFFUSERS_PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+PARTS = {"prior": "unet", "classifier": "net"}  # the folder of the network, and the networks of our own
+OURS = {"prior": {"UNet": "restore.unet"}, "classifier": {"Encoder": "restore.encoder"}}
 
 
-def bundled() -> dict[str, Path]:
-    """Name -> folder of the priors that ship with the package."""
-    root = Path(str(files("restore.assets"))) / "priors"
-    return {p.name: p for p in sorted(root.iterdir()) if (p / "model_index.json").is_file()} if root.is_dir() else {}
+def bundled(kind: str = "prior") -> dict[str, Path]:
+    """Name -> folder of the priors, or classifiers, that ship with the package."""
+    root = Path(str(files("restore.assets"))) / f"{kind}s"
+    inside = sorted(root.iterdir()) if root.is_dir() else []
+    return {p.name: p for p in inside if (p / PARTS[kind] / "config.json").is_file()}
 
 
-def find(source: str | Path) -> Path:
+def find(source: str | Path, kind: str = "prior") -> Path:
     """The folder of a bundled name or of a path. PriorError where there is none, InputError for a file."""
-    folder = bundled().get(str(source), Path(source))
+    known = bundled(kind)
+    folder = known.get(str(source), Path(source))
     if folder.is_file():
         raise InputError(f"{folder} is a file: give the diffusers folder that it lies in")
     if not folder.is_dir():
-        known = ", ".join(bundled()) or "none"
-        raise PriorError(f"no prior {str(source)!r}: give a bundled name ({known}) or a diffusers folder")
+        names = ", ".join(known) or "none"
+        raise PriorError(f"no {kind} {str(source)!r}: give a bundled name ({names}) or a diffusers folder")
     return folder
+
+
+def kind_of(source: str | Path) -> str:
+    """Whether a bundled name or a folder is a prior or a classifier; where it is neither, or both: a prior."""
+    if str(source) in bundled():
+        return "prior"
+    folder = bundled("classifier").get(str(source), Path(source))
+    return "classifier" if (folder / PARTS["classifier"] / "config.json").is_file() else "prior"
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -52,10 +69,24 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def _cast(net: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of matrix products once, so that autocast has nothing left to cast in each forward."""
+    """Cast the weights of matrix products once, so that autocast has nothing left to cast in each forward.
+
+    The first and the last convolution stay in float32, as in guided-diffusion: x0 = (x - sigma eps) / alpha
+    multiplies their rounding by the noise-to-signal ratio, and colours drift."""
+    ends = [getattr(net, name, None) for name in ("conv_in", "conv_out")]
     for module in net.modules():
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+        if any(module is end for end in ends):
+            module.forward = _in_float32(module.forward)
+        elif isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             module.to(dtype)
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def exact(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float())
+
+    return exact
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -76,14 +107,14 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _settle(prior: Prior, device: torch.device, dtype: torch.dtype) -> Prior:
+def settle(found: N, device: torch.device, dtype: torch.dtype) -> N:
     """Move the network to the device in the asked precision."""
-    net = prior.net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    prior.given = {key: value.to(device) for key, value in prior.given.items()}
-    prior.dtype = dtype
+    net = found.net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    found.given = {key: value.to(device) for key, value in found.given.items()}
+    found.dtype = dtype
     if dtype != torch.float32:
         _cast(net, dtype)
-    return prior
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -96,11 +127,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _files(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any] | None, list[str] | None]:
+def parts(folder: Path, kind: str = "prior") -> tuple[Path, dict[str, Any], dict[str, Any] | None, list[str] | None]:
     """(network folder, its configuration, the scheduler's, class names) of a pipeline or bare network folder."""
-    inner = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
+    part = PARTS[kind]
+    inner = folder / part if (folder / part / "config.json").is_file() else folder
     if not (inner / "config.json").is_file():
-        raise PriorError(f"{folder}: no diffusers folder (neither config.json nor unet/config.json)")
+        other = next((k for k, name in PARTS.items() if (folder / name / "config.json").is_file()), None)
+        reason = f"this is a {other}" if other else f"neither config.json nor {part}/config.json"
+        raise PriorError(f"{folder}: no diffusers folder of a {kind} ({reason})")
     found = [p / "scheduler_config.json" for p in (folder / "scheduler", folder, inner.parent / "scheduler")]
     settings = next((_read_json(p) for p in found if p.is_file()), None)
     return inner, _read_json(inner / "config.json"), settings, _labels(folder / "labels.json")
@@ -118,23 +152,22 @@ def _labels(path: Path) -> list[str] | None:
     return names
 
 
-def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
-    """The denoiser in `folder`, every weight accounted for."""
+def network(folder: Path, config: dict[str, Any], kind: str = "prior") -> nn.Module:
+    """The network in `folder`, every weight accounted for."""
     import diffusers
 
-    name = config.get("_class_name", "")
-    if name == "UNet":
-        from restore.unet import UNet as kind  # noqa: N813
-    else:
-        kind = getattr(diffusers, name, None)
-    if kind is None or not hasattr(kind, "from_pretrained"):
-        raise InputError(f"{folder}: no network class {name!r} in diffusers {diffusers.__version__}")
+    name, ours = config.get("_class_name", ""), OURS[kind]
+    home = import_module(ours[name]) if name in ours else diffusers if kind == "prior" else None
+    cls = getattr(home, name, None)
+    if cls is None or not hasattr(cls, "from_pretrained"):
+        where = f" in diffusers {diffusers.__version__}" if kind == "prior" else ""
+        raise InputError(f"{folder}: no network class {name!r} of a {kind}{where}")
     level = diffusers.utils.logging.get_verbosity()
     diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            net, info = kind.from_pretrained(
+            net, info = cls.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
                 local_files_only=True,
@@ -155,9 +188,18 @@ def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
     return net
 
 
+def _orientations(folder: Path) -> int:
+    """In how many orientations the prior has seen each picture, by the configuration that it was trained with."""
+    try:
+        data = tomllib.loads((folder / "train.toml").read_text(encoding="utf-8"))["data"]
+        return (8 if data["rotate"] else 2) if data["flip"] else 1
+    except (OSError, ValueError, KeyError, TypeError):  # another trainer's, or none
+        return 1
+
+
 def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name: str) -> Prior:
     """A pipeline folder (model_index.json, unet/, scheduler/) or a bare network folder (config.json)."""
-    inner, config, settings, labels = _files(folder)
+    inner, config, settings, labels = parts(folder)
     if settings is None and schedule is None:
         warnings.warn(f"{folder}: no scheduler_config.json; taken as DDPM, linear betas, T=1000", stacklevel=3)
         settings = {"prediction_type": "epsilon", "clip_sample": True}
@@ -176,7 +218,7 @@ def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name:
     size = config.get("sample_size")
     nameless = bool(labels) and classes == len(labels) + 1  # the last class stands for 'no label'
     return Prior(
-        _network(inner, config),
+        network(inner, config),
         predicts=predicts,
         schedule=schedule or from_config(settings),
         channels=config.get("in_channels", 3),
@@ -185,6 +227,7 @@ def _folder(folder: Path, schedule: Schedule | None, predicts: str | None, name:
         size=max(size) if isinstance(size, list | tuple) else size,
         labels=labels or classes,
         null_label=len(labels) if nameless else None,
+        orientations=_orientations(folder),
         name=name,
     )
 
@@ -218,22 +261,23 @@ def load_prior(
             raise InputError("a callable network needs schedule=, the noise schedule that it was trained on")
         prior = Prior(source, predicts=predicts or "eps", schedule=schedule)
         if isinstance(source, nn.Module):
-            return _settle(prior, chosen, precision)
+            return settle(prior, chosen, precision)
         if not (str(device) == dtype == "auto"):
             raise InputError("device and dtype are for networks: a plain function runs on the CPU in float32")
         return prior
     folder = find(source)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
-        return _settle(_folder(folder, schedule, predicts, str(source)), chosen, precision)
+        return settle(_folder(folder, schedule, predicts, str(source)), chosen, precision)
 
 
-def describe(source: str | Path) -> dict[str, Any]:
+def describe(source: str | Path, kind: str = "prior") -> dict[str, Any]:
     """What `restore priors info` says of a bundled name or a diffusers folder, without reading its weights.
 
-    Raises PriorError where there is no such prior, InputError where its files cannot be read."""
-    folder = find(source)
-    inner, config, settings, labels = _files(folder)
+    kind: prior or classifier. Raises PriorError where there is no such thing, InputError where its files cannot be
+    read."""
+    folder = find(source, kind)
+    inner, config, settings, labels = parts(folder, kind)
     settings = settings or {}
     card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
     header = card.split("---")[1] if card.startswith("---") else ""
@@ -241,16 +285,17 @@ def describe(source: str | Path) -> dict[str, Any]:
     title = next((line[2:] for line in card.splitlines() if line.startswith("# ")), folder.name)
     return {
         "name": str(source),
+        "kind": kind,
         "title": title,
         "licence": facts.get("license", "unknown"),
         "megabytes": round(sum(p.stat().st_size for p in inner.glob("*.safetensors")) / 1e6, 1),
         "network": config.get("_class_name"),
         "channels": config.get("channels") or config.get("block_out_channels"),
         "size": config.get("sample_size") or "any",
-        "predicts": settings.get("prediction_type", "epsilon"),
+        "predicts": settings.get("prediction_type", "epsilon") if kind == "prior" else None,
         "schedule": settings.get("beta_schedule"),
         "levels": settings.get("num_train_timesteps"),
-        "classes": len(labels) if labels else config.get("num_class_embeds"),
+        "classes": len(labels) if labels else config.get("num_class_embeds") or config.get("classes"),
         "labels": ", ".join(labels) if labels else None,
         "folder": str(folder),
     }

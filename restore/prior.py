@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from restore.codec import Codec, Pixels
 from restore.errors import InputError
 from restore.levels import Level, Schedule
+from restore.network import Network
 
 
 class Pred(NamedTuple):
@@ -52,15 +52,18 @@ def solve(x: Tensor, out: Tensor, level: Level, predicts: str) -> Pred:
     return Pred(x0=x * (q / det) - out * (level.sigma / det), eps=out * (level.alpha / det) - x * (p / det))
 
 
-class Prior:
+class Prior(Network):
     """A `Denoise` made of a network, what it predicts, the schedule it was trained on and its codec.
 
     net: any callable (x (B,C,H,W), t (B,)) -> (B,C,H,W), or (B,2C,H,W) with a learned variance, or a diffusers output.
     predicts: eps, x0, v, flow or score. dtype: the precision the network runs in; states stay in x's own.
     clip: clamp x0 to [-1, 1], which the schedulers of pixel models call clip_sample.
     labels: the classes' names, or how many there are. null_label: the index that stands for no class.
+    orientations: 2 where it was trained on pictures and their mirror images, 8 where on all quarter turns of both.
     multiple: the network wants sides divisible by this. Raises InputError for an unknown `predicts`.
     """
+
+    kind = "prior"
 
     def __init__(
         self,
@@ -75,46 +78,22 @@ class Prior:
         size: int | None = None,
         labels: list[str] | int | None = None,
         null_label: int | None = None,
+        orientations: int = 1,
         dtype: torch.dtype = torch.float32,
         name: str = "custom",
     ) -> None:
         if predicts not in PREDICTS:
             raise InputError(f"unknown prediction {predicts!r}: choose one of {', '.join(PREDICTS)}")
-        self.net, self.predicts, self.schedule = net, predicts, schedule
+        super().__init__(net, labels, dtype, name)
+        self.predicts, self.schedule = predicts, schedule
         self.codec = codec or Pixels()
         self.channels, self.clip, self.multiple, self.size = channels, clip, multiple, size
-        self.labels, self.null_label, self.dtype, self.name = labels, null_label, dtype, name
-        self.given: dict[str, Tensor] = {} if null_label is None else {"class_labels": torch.tensor(null_label)}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lives; the CPU for a plain callable."""
-        weight = next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
-        return torch.device("cpu") if weight is None else weight.device
+        self.null_label, self.orientations = null_label, orientations
+        self.given = {} if null_label is None else {"class_labels": torch.tensor(null_label)}
 
     def levels(self, steps: int | str, start: float | None = None, spacing: str | None = None) -> list[Level]:
         """`steps` levels, noisy to clean, then CLEAN: see `Schedule.levels`."""
         return self.schedule.levels(steps, start, spacing)
-
-    @property
-    def classes(self) -> str:
-        """What labels there are, in words."""
-        if self.labels is None:
-            return "none"
-        return f"0 to {self.labels - 1}" if isinstance(self.labels, int) else ", ".join(self.labels)
-
-    def index(self, label: int | str) -> int:
-        """The index of a class, by its name or number. Raises InputError for one that the prior does not have."""
-        if self.labels is None:
-            raise InputError(f"the prior {self.name!r} has no classes: leave the label out")
-        names = [] if isinstance(self.labels, int) else self.labels
-        if label in names:
-            return names.index(label)
-        count = len(names) or self.labels
-        number = int(label) if str(label).isdecimal() else count
-        if isinstance(label, bool) or number >= count:
-            raise InputError(f"the prior {self.name!r} has no class {str(label)!r}: choose one of {self.classes}")
-        return number
 
     def labelled(self, label: int | str | Tensor) -> Prior:
         """The same prior conditioned on a class: a name, an index, or (B,) indices. Raises InputError as `index`."""
@@ -133,11 +112,7 @@ class Prior:
         return None if self.null_label is None else self.labelled(self.null_label)
 
     def __call__(self, x: Tensor, level: Level) -> Pred:
-        t = torch.as_tensor(level.t, dtype=torch.float32, device=x.device).expand(len(x))
-        given = {k: v.to(x.device).expand(len(x), *v.shape[1:]) for k, v in self.given.items()}
-        reduced = self.dtype not in (torch.float32, torch.float64)
-        with torch.autocast(x.device.type, self.dtype) if reduced else nullcontext():
-            out = self.net(x, t, **given)
+        out = self.answer(x, level.t)
         out = getattr(out, "sample", out)
         out = (out[0] if isinstance(out, tuple) else out).to(x.dtype)
         frac = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -55,6 +56,37 @@ def classifier_free(conditional: Denoise, unconditional: Denoise, scale: float) 
         return yes._replace(x0=torch.lerp(no.x0, yes.x0, scale), eps=torch.lerp(no.eps, yes.eps, scale))
 
     return guided
+
+
+def turned(x: Tensor, k: int, back: bool = False) -> Tensor:
+    """The k-th of the eight orientations of x (B,C,H,W): mirrored where k is odd, then k // 2 quarter turns."""
+    if back:
+        x = torch.rot90(x, -(k // 2), (-2, -1))
+        return x.flip(-1) if k % 2 else x
+    return torch.rot90(x.flip(-1) if k % 2 else x, k // 2, (-2, -1))
+
+
+def _oriented(denoise: Denoise, x: Tensor, level: Level, k: int) -> Pred:
+    found = denoise(turned(x, k).contiguous(), level)
+    return Pred(*(None if part is None else turned(part, k, back=True) for part in found))
+
+
+def alternate(denoise: Denoise, count: int = 8) -> Denoise:
+    """Another orientation at each call, of the first `count`: the periodical self-ensemble of DPIR (Zhang et al. 2021).
+
+    It has a state: take a new one for each chain. count: 2 for priors of mirrored pictures, 8 if turned too."""
+    calls = itertools.count()
+    return lambda x, level: _oriented(denoise, x, level, next(calls) % count)
+
+
+def ensemble(denoise: Denoise, count: int = 8) -> Denoise:
+    """The mean over the first `count` orientations, at as many calls: the self-ensemble of EDSR (Lim et al. 2017)."""
+
+    def mean(x: Tensor, level: Level) -> Pred:
+        found = zip(*(_oriented(denoise, x, level, k) for k in range(count)), strict=True)
+        return Pred(*(None if parts[0] is None else sum(parts) / count for parts in found))
+
+    return mean
 
 
 def _spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:

@@ -136,11 +136,14 @@ class White:
     def __call__(self, x, t, class_labels=None):
         self.told.append(float(t[0]))
         self.shapes.append(tuple(x.shape[2:]))
-        level = self.schedule.at(float(t[0]))
-        mean = self.mean.reshape(-1, 1, 1) if class_labels is None else self.mean[class_labels].reshape(-1, 1, 1, 1)
-        rows, columns = (torch.arange(side) for side in x.shape[-2:])
-        mean = mean * (1 + self.chequer * (-1) ** (rows[:, None] + columns))
+        level, mean = self.schedule.at(float(t[0])), self.means(x, class_labels)
         return level.sigma * (x - level.alpha * mean) / (level.alpha**2 * self.std**2 + level.sigma**2)
+
+    def means(self, x, which=None):
+        """Pixel by pixel for x (B,3,H,W), of the classes `which`."""
+        mean = self.mean.reshape(-1, 1, 1) if which is None else self.mean[which].reshape(-1, 1, 1, 1)
+        rows, columns = (torch.arange(side) for side in x.shape[-2:])
+        return mean * (1 + self.chequer * (-1) ** (rows[:, None] + columns))
 
 
 def white(mean=0.2, std=0.5, schedule=TABLE, chequer=0.0, **options):

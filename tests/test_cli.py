@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from classifying import save_classifier
 from command import ENV, hole, photo, pixels, run
 from conftest import save_tiny
 from PIL import Image
@@ -198,7 +199,19 @@ def test_priors_list(tmp_path, monkeypatch):
 
     folder = save_tiny(tmp_path / "tiny")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# tiny: nothing learnt\n")
-    monkeypatch.setattr(load, "bundled", lambda: {"tiny": folder})
+    bundled = {"prior": {"tiny": folder}, "classifier": {"tiny": save_classifier(tmp_path / "classifier")}}
+    (bundled["classifier"]["tiny"] / "README.md").write_text("---\nlicense: mit\n---\n# tiny: " + "what it is " * 20)
+    monkeypatch.setattr(load, "bundled", lambda kind="prior": bundled[kind])
     text = run("priors", "list").stdout
-    assert re.search(r"^tiny +0\.\d +- +mit +tiny: nothing learnt$", text, re.M)
-    assert [row["name"] for row in json.loads(run("priors", "list", "--json").stdout)] == ["tiny"]
+    assert re.search(r"^tiny +prior +0\.\d +- +mit +nothing learnt$", text, re.M)
+    assert re.search(r"^tiny +classifier +0\.\d +3 +mit +what it is .* \.\.\.$", text, re.M)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    rows = json.loads(run("priors", "list", "--json").stdout)
+    assert [(row["name"], row["kind"]) for row in rows] == [("tiny", "prior"), ("tiny", "classifier")]
+    assert json.loads(run("priors", "info", "tiny", "--json").stdout) == rows[0]
+    assert json.loads(run("priors", "info", "tiny", "--classifier", "--json").stdout) == rows[1]
+    alone = run("priors", "info", bundled["classifier"]["tiny"]).stdout
+    assert re.search(r"^kind +classifier$", alone, re.M)
+    assert re.search(r"^labels +cat, dog, owl$", alone, re.M)
+    assert "predicts" not in alone
+    assert "this is a prior" in run("priors", "info", folder, "--classifier", code=4).stderr

@@ -7,7 +7,8 @@ import torch
 from conftest import Mixture, normal, seeded
 
 from restore.algorithms import ddib, ddrm, dpir, ilvr, low_pass, repaint, sdedit
-from restore.levels import CLEAN, Flow, Karras, linear, travel
+from restore.classifier import Classifier
+from restore.levels import CLEAN, Flow, Karras, cosine, linear, travel
 from restore.operators import Mask
 from restore.steps import ancestral, ddim, heun, large, last, once, posterior_mean, sample, small
 from restore.wrappers import classifier_free, classifier_guided, gradient
@@ -39,6 +40,15 @@ def guided(which, scale=1.0):
     return classifier_guided(BOTH, log_prob(which), scale)
 
 
+def of_table(table):
+    """The same as a Classifier: a network of x and t, on a table of its own."""
+
+    def net(x, t):
+        return torch.stack([log_prob(which)(x, table.at(float(t[0]))) for which in (0, 1)], 1)
+
+    return Classifier(net, schedule=table, labels=["first", "second"])
+
+
 def fine(name="vp", steps=60):
     """Ratios from 80 to 0.01, then CLEAN."""
     return [*(SCHEDULES[name].at_ratio(level.sigma) for level in Karras(0.01, 80.0).levels(steps)[:-1]), CLEAN]
@@ -68,6 +78,20 @@ def test_the_guided_prior_is_the_conditional_at_every_level(name, which):
         found, expected = guided(which)(x, level), only(which)(x, level)
         assert (found.eps - expected.eps).abs().max() < 1e-10
         assert (found.x0 - expected.x0).abs().max() < 1e-10 * max(1, level.ratio)
+
+
+@pytest.mark.parametrize("table", [cosine(), cosine(300), linear(), linear(60)], ids=["cosine", "300", "linear", "60"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_classifier_of_another_table_makes_the_conditional_too(name, table):
+    """Between the ends of its table; times reach a network as float32."""
+    classifier, levels = of_table(table), SCHEDULES[name].levels(50)[:-1]
+    for which, label in enumerate(classifier.labels):
+        denoise = classifier_guided(BOTH, classifier.log_prob(label))
+        for level in (level for level in levels if table.at(0).ratio < level.ratio < table.top().ratio):
+            x = level.alpha * MEANS.mean(0) + (level.alpha * STD + level.sigma) * normal(16, 1, 2, 2)
+            found, expected = denoise(x, level), only(which)(x, level)
+            assert (found.eps - expected.eps).abs().max() < 1e-5
+            assert (found.x0 - expected.x0).abs().max() < 1e-5 * max(1, level.ratio)
 
 
 def test_a_larger_scale_sharpens_the_class():
@@ -129,6 +153,13 @@ def test_classifier_guidance_samples_the_class(which, move):
     levels, std = fine(steps=40 if move is heun else 150), 0.1 if move == "sde" else 0.05
     move = once(ddim, eta=1.0, rng=seeded(1)) if move == "sde" else move
     assert_samples(last(sample(guided(which), begun(), levels, move=move)), which, std)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_classifier_of_another_table_samples_the_class(which):
+    """The prior on linear betas, the classifier on the cosine table."""
+    denoise = classifier_guided(BOTH, of_table(cosine()).log_prob(which))
+    assert_samples(last(sample(denoise, begun(), fine(steps=40), move=heun)), which, 0.05)
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -289,7 +289,7 @@ def test_every_bundled_prior_is_whole():
 
 
 def test_bundled_names(tiny_folder, monkeypatch):
-    monkeypatch.setattr(load, "bundled", lambda: {"tiny": tiny_folder})
+    monkeypatch.setattr(load, "bundled", lambda kind="prior": {"tiny": tiny_folder})
     assert loaded("tiny").name == "tiny"
     with pytest.raises(PriorError, match="tiny"):
         loaded("photo-of-nothing")

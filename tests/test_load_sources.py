@@ -124,3 +124,16 @@ def test_classes(tmp_path):
     assert not torch.equal(answer(prior), answer(prior.labelled(0)))
     assert int(prior.given["class_labels"]) == 2
     assert load_prior(folder, device="cpu").labels  # with the automatic precision too
+
+
+def test_colours_do_not_drift_in_reduced_precision():
+    """At high noise x0 is the network's rounding times the noise-to-signal ratio: its ends stay in float32."""
+    full, reduced = (load_prior("photo", device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert {reduced.net.conv_in.weight.dtype, reduced.net.conv_out.weight.dtype} == {torch.float32}
+    assert reduced.net.mid_blocks[0].conv1.weight.dtype == torch.bfloat16
+    image = torch.linspace(-0.5, 0.8, 64).expand(1, 3, 64, 64)
+    z = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for ratio, drift in ((1, 0.002), (20, 0.03), (80, 0.1)):
+        level = full.schedule.at_ratio(ratio)
+        found = [prior(level.alpha * image + level.sigma * z, level).x0.mean((2, 3)) for prior in (full, reduced)]
+        assert (found[0] - found[1]).abs().max() < drift

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from classifying import save_classifier
 from conftest import save_tiny
 
 import restore
@@ -82,7 +83,8 @@ def test_declared_dependencies_are_what_is_imported():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with the wheel of a copy with one prior more, and `site`, where it is unpacked; its file names."""
+    """A folder with the wheel of a copy, which has a prior and a classifier more, and `site`, where it is unpacked; its
+    file names."""
     source, here = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     for name in ("restore", "cli", "assets"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -91,6 +93,7 @@ def installed(tmp_path_factory):
     prior = save_tiny(source / "assets" / "priors" / "tiny")
     (prior / "README.md").write_text("---\nlicense: mit\n---\n# tiny: nothing learnt\n")
     (prior / "credits.tsv").write_text("file\tauthor\n")
+    save_classifier(source / "assets" / "classifiers" / "tiny")
     command = ["-m", "pip", "--disable-pip-version-check", "wheel", source, "--no-deps", "--no-build-isolation"]
     python(*command, "--no-index", "-q", "-w", here, cwd=here)
     (wheel,) = here.glob("*.whl")
@@ -107,6 +110,8 @@ def test_wheel_contents(installed):
     wanted |= {f"restore/cli/{path.name}" for path in (ROOT / "cli").glob("*.py")}
     wanted |= {f"restore/assets/priors/tiny/{name}" for name in ("model_index.json", "README.md", "credits.tsv")}
     wanted |= {"restore/assets/priors/tiny/unet/diffusion_pytorch_model.safetensors"}
+    wanted |= {f"restore/assets/classifiers/tiny/{name}" for name in ("net/config.json", "labels.json")}
+    wanted |= {"restore/assets/classifiers/tiny/net/diffusion_pytorch_model.safetensors"}
     wanted |= {"restore/assets/priors/tiny/scheduler/scheduler_config.json", "restore/assets/__init__.py"}
     sources = [p for p in (ROOT / "restore").rglob("*.py") if "__pycache__" not in p.parts]
     wanted |= {p.relative_to(ROOT).as_posix() for p in sources}
@@ -128,6 +133,7 @@ def test_wheel_works_away_from_the_checkout(installed):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert python("-m", "restore.cli", "--version", cwd=here, env=env) == f"restore {version}\n"
     rows = json.loads(python("-m", "restore.cli", "priors", "list", "--json", cwd=here, env=env))
-    tiny = next(row for row in rows if row["name"] == "tiny")
+    tiny, classifier = (row for row in rows if row["name"] == "tiny")
     assert tiny["folder"].startswith(str(here))
+    assert (classifier["kind"], classifier["classes"]) == ("classifier", 3)
     assert tiny["title"] == "tiny: nothing learnt"

@@ -18,8 +18,9 @@ from restore.levels import linear
 from restore.load import load_prior
 from restore.prior import Pred
 from restore.train.bound import variational_bound
+from restore.train.build import build_network, build_scheduler, schedule_of
 from restore.train.config import Data, Export, PriorConfig, Source, Train, Validate
-from restore.train.prior import build_network, build_scheduler, schedule_of, sheet, start_from
+from restore.train.prior import sheet, start_from
 
 DIFFUSERS = {
     "kind": "UNet2DModel",

@@ -24,12 +24,15 @@ def dpir(
     *,
     start: Tensor | None = None,
     weight: float = 0.23,
+    relaxation: float = 1.0,
 ) -> Iterator[State]:
     """Half-quadratic splitting, algorithm 1: denoise at a falling level, then pull towards the measurement; no noise.
 
     y: the measurement A(x0) + noise_std * n, in model space. start: a first guess (B,C,H,W); none takes A^+ y. weight:
-    the lambda of the prior term. The answer is one most plausible picture: smoother than a sample of DDRM or RePaint,
-    and closer to the truth on average. With noise_std 0 it satisfies A(x) = y."""
+    the lambda of the prior term. relaxation: how far to go towards what the denoiser says, 1 in the paper; up to 2
+    (over-relaxation: Eckstein and Bertsekas 1992) large holes close in fewer calls. The answer is one most plausible
+    picture: smoother than a sample of DDRM or RePaint, and closer to the truth on average. With noise_std 0 it
+    satisfies A(x) = y."""
 
     def data_step(z: Tensor, sigma: float) -> Tensor:
         """argmin |A x - y|^2 / noise_std^2 + weight / sigma^2 |x - z|^2: the data subproblem."""
@@ -40,5 +43,7 @@ def dpir(
     x = data_step(op.pinv(y) if start is None else start, levels[0].ratio)
     for now, then in pairwise(levels):
         x0 = denoise(now.alpha * x, now).x0  # the prior subproblem: a Gaussian denoiser
-        x = data_step(x0, then.ratio)
+        x = data_step(
+            torch.lerp(x, x0, relaxation) if then.ratio else x0, then.ratio
+        )  # the last word is the denoiser's
         yield State(x, x0, then)

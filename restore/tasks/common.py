@@ -7,18 +7,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from restore.classifier import Classifier
 from restore.errors import InputError
 from restore.jobs import Info, Job, Report, Result, tile_sizes
 from restore.levels import Level, between
-from restore.prior import Denoise, Prior
+from restore.prior import Prior
 from restore.regions import pad
-from restore.wrappers import classifier_free
+from restore.tasks.conditions import Guide, conditioned
 
+QUALITIES = {"draft": 0.5, "normal": 1.0, "best": 2.0}  # the steps of a method, by those of its preset
 MIN_RATIO, MAX_RATIO = 0.02, 80.0  # noise-to-signal ratios: where a chain ends before CLEAN, and begins at most
 
 
@@ -32,6 +35,8 @@ class Preset:
     eta: float | None = None  # None: the method draws no noise, and has one answer
     jump: int = 1
     resamplings: int = 1
+    relaxation: float = 1.0  # of dpir, where the data are exact
+    turning: bool = False  # each call sees the picture in another orientation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +46,13 @@ class Options:
     METHODS: ClassVar[dict[str, Preset]]
 
     method: str | None = None
+    quality: str | None = None
     steps: int | None = None
     eta: float | None = None
     label: str | int | None = None
     guidance: float | None = None
+    classifier: str | Path | Classifier | Guide | None = None
+    classifier_scale: float | None = None
     seed: int = 0
     samples: int = 1
     tile: int | str | None = "auto"
@@ -52,11 +60,16 @@ class Options:
     def __post_init__(self) -> None:
         if self.method is not None and self.method not in self.METHODS:
             raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(self.METHODS)}")
+        if self.quality is not None and self.quality not in QUALITIES:
+            raise InputError(f"unknown quality {self.quality!r}: choose one of {', '.join(QUALITIES)}")
+        if self.quality is not None and self.steps is not None:
+            raise InputError("quality and steps both say how many calls to make: leave one out")
         self._whole(steps=1, seed=0, samples=1)
         self._real("eta", self.eta, 0, 1, "a number from 0 (no fresh noise) to 1 (all of it)")
         self._real("guidance", self.guidance, 0, 1000, "a scale of at least 0; 1 is none")
         if self.guidance is not None and self.label is None:
             raise InputError("guidance pulls towards a label: give one")
+        self._check_classifier()
         tile_sizes(self.tile)
         self._check_noise()
 
@@ -74,6 +87,17 @@ class Options:
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high):
             shown = f"{value:g}" if isinstance(value, Real) else repr(value)
             raise InputError(f"{name} is {shown}: give {wanted}")
+
+    def _check_classifier(self) -> None:
+        self._real(
+            "classifier_scale", self.classifier_scale, 0, 1000, "a scale of at least 0; 1 is the classifier's own"
+        )
+        if self.classifier is None and self.classifier_scale is not None:
+            raise InputError("classifier_scale is for a classifier: give one")
+        if self.classifier is not None and self.label is None:
+            raise InputError("a classifier pulls towards a label: give one")
+        if self.classifier is not None and not isinstance(self.classifier, Guide):
+            object.__setattr__(self, "classifier", Guide(self.classifier))
 
     def _check_noise(self) -> None:
         if self.preset.eta is None and (self.eta is not None or self.samples > 1):
@@ -95,7 +119,7 @@ class Options:
     @property
     def count(self) -> int:
         """Noise levels to walk."""
-        return int(self.steps or self.preset.steps)
+        return int(self.steps or math.ceil(self.preset.steps * QUALITIES[self.quality or "normal"]))
 
     @property
     def noise_share(self) -> float:
@@ -105,30 +129,17 @@ class Options:
     def start(self, prior: Prior, progress: Report | None) -> Job:
         """The request at work: the prior, conditioned and guided as asked, checked and counted."""
         check_prior(prior)
-        denoise, cost = conditioned(prior, self.label, self.guidance)
+        guide = None if self.classifier is None else self.classifier.beside(prior)
+        scale = 1.0 if self.classifier_scale is None else float(self.classifier_scale)
+        denoise, cost = conditioned(prior, self.label, self.guidance, guide, scale)
         info = Info(self.chosen, prior.name, self.count, int(self.seed), int(self.samples))
-        return Job(prior, info, self.tile, progress, denoise, cost)
+        info.classifier = guide and guide.name
+        return Job(prior, info, self.tile, progress, denoise, cost, prior.orientations if self.preset.turning else 1)
 
     def rngs(self) -> Iterator[torch.Generator]:
         """One generator for each answer: seed, seed + 1, ..."""
         for k in range(self.samples):
             yield torch.Generator().manual_seed(int(self.seed) + k)
-
-
-def conditioned(prior: Prior, label: str | int | None, guidance: float | None) -> tuple[Denoise, int]:
-    """The prior at a class, by classifier-free guidance if that is wanted, and how often it asks the network.
-
-    Raises InputError for labels that the prior does not have, or none where it needs one."""
-    if label is None:
-        if prior.labels is not None and "class_labels" not in prior.given:
-            raise InputError(f"the prior {prior.name!r} has classes: choose one with label: {prior.classes}")
-        return prior, 1
-    chosen = prior.labelled(label)
-    if guidance is None or guidance == 1:
-        return chosen, 1
-    if prior.unlabelled is None:
-        raise InputError(f"the prior {prior.name!r} was trained with a label always: guidance has nothing to go by")
-    return classifier_free(chosen, prior.unlabelled, float(guidance)), 2
 
 
 def check_prior(prior: Prior) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from restore import images
 from restore.errors import InputError
-from restore.jobs import Report, Result
+from restore.jobs import Job, Report, Result
 from restore.levels import Level
 from restore.noise import estimate_noise, shared_noise, unclip
 from restore.operators import Linear, Mask
@@ -23,6 +23,7 @@ from restore.regions import pad
 from restore.steps import Rng, State, ddim, gaussian, once, sample
 from restore.tasks.common import MIN_RATIO, Preset, walk, with_options
 from restore.tasks.inverse import Inverse, Problem, restored
+from restore.wrappers import ensemble
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,17 @@ class Denoise(Inverse):
             raise InputError("mmse asks the network once: leave steps out, or choose ddpm or ddrm")
         if self.chosen != "ddrm" and self.strength is not None:
             raise InputError(f"{self.chosen} begins at the picture's own noise: leave strength out, or choose ddrm")
+
+    @property
+    def count(self) -> int:
+        return 1 if self.chosen == "mmse" else super().count
+
+    def start(self, prior: Prior, progress: Report | None) -> Job:
+        """The best quality of `mmse` is the mean over all orientations that the prior has seen pictures in."""
+        job = super().start(prior, progress)
+        if self.chosen == "mmse" and self.quality == "best" and prior.orientations > 1:
+            job.denoise, job.cost = ensemble(job.denoise, prior.orientations), job.cost * prior.orientations
+        return job
 
     def noise(self, rgb: Tensor) -> float:
         return estimate_noise(rgb) if self.noise_std is None else self.noise_std

@@ -27,7 +27,6 @@ from restore.tasks.common import (
     Preset,
     check_prior,
     check_share,
-    conditioned,
     image_space,
     model_space,
     one_or_all,
@@ -35,6 +34,7 @@ from restore.tasks.common import (
     walk,
     with_options,
 )
+from restore.tasks.conditions import conditioned
 from restore.tasks.inpainting import MARGIN
 
 # ---------------------------------------------------------------- SDEdit
@@ -229,9 +229,9 @@ def translate(
     """Translate a picture from one prior, or class of it, to another by two ODEs (DDIB): no noise, always one answer.
 
     prior, to: where the picture comes from and where it goes, the same prior by default. from_label, label: the classes
-    likewise; guidance is for the way to `label`. method: "heun" or "ddim"; steps: levels each way. To where it came
-    from, a picture comes back as it was, up to the solver's error. The other arguments, the kinds that go in and come
-    back, and what is raised: as `restore.inpaint`. Source: `restore.algorithms.ddib`."""
+    likewise; guidance and classifier are for the way to `label`. method: "heun" or "ddim"; steps: levels each way. To
+    where it came from, a picture comes back as it was, up to the solver's error. The other arguments, the kinds that go
+    in and come back, and what is raised: as `restore.inpaint`. Source: `restore.algorithms.ddib`."""
     request = Translate(**options)
     picture = images.read(image)
     source = load_prior(prior, device=device, dtype=dtype)

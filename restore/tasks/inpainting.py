@@ -36,7 +36,7 @@ from restore.tasks.common import (
 )
 
 INPAINT_METHODS = {
-    "dpir": Preset(steps=20, reach=0.1),
+    "dpir": Preset(steps=20, reach=0.1, relaxation=2.0, turning=True),
     "ddrm": Preset(steps=20, reach=0.2, eta=1.0),
     "repaint": Preset(steps=12, reach=0.2, eta=1.0, resamplings=4),
 }
@@ -97,7 +97,8 @@ class Inpaint(Options):
             return repaint(denoise, x, known, levels, eta=self.noise_share, start=start, rng=rng)
         op = Mask(known)
         if self.chosen == "dpir":
-            return dpir(denoise, op, op.A(x), std, levels, start=start)
+            relaxation = 1.0 if std else self.preset.relaxation
+            return dpir(denoise, op, op.A(x), std, levels, start=start, relaxation=relaxation)
         return ddrm(denoise, op, op.A(x), std, levels, eta=self.noise_share, start=start, rng=rng)
 
     def run(self, picture: Picture, mask: Any, prior: Prior, progress: Report | None = None) -> Result:
@@ -145,8 +146,9 @@ def inpaint(
     transparency. With samples > 1 a list comes back, made with seed, seed + 1, ...
 
     prior: name, folder or Prior; device and dtype are for one that is not a Prior yet. label, guidance: a class of the
-    prior, and the scale of classifier-free guidance to it. progress: called with a `restore.jobs.Progress` after each
-    network call.
+    prior, and the scale of classifier-free guidance to it: 1 is none, 0 is no class. classifier, classifier_scale: a
+    name, folder or Classifier that pulls towards the label, and how hard, by default 1; then `label` is of its classes,
+    and of the prior's if it has any. progress: called with a `restore.jobs.Progress` after each network call.
 
     method: "dpir", "ddrm" or "repaint"; by default dpir, which draws no noise and has one answer whatever the seed, and
     ddrm for several samples. steps: noise levels. strength: the share of the noise schedule in (0, 1] to start from; 1

@@ -93,7 +93,8 @@ class Inverse(Options, ABC):
         """The method at work, in model space."""
         start = None if self.strength == 1 else guess
         if self.chosen == "dpir":
-            return dpir(denoise, op, y, std, levels, start=start)
+            relaxation = 1.0 if std else self.preset.relaxation
+            return dpir(denoise, op, y, std, levels, start=start, relaxation=relaxation)
         return ddrm(denoise, op, y, std, levels, eta=self.noise_share, start=start, rng=rng)
 
     def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
@@ -122,7 +123,7 @@ class Upscale(Inverse):
     """The options of `upscale`."""
 
     METHODS: ClassVar = {
-        "dpir": Preset(steps=12, reach=0.4),
+        "dpir": Preset(steps=12, reach=0.4, relaxation=1.75, turning=True),
         "ddrm": Preset(steps=20, reach=0.4, eta=1.0),
     }
 
@@ -157,7 +158,7 @@ class Deblur(Inverse):
     """The options of `deblur`."""
 
     METHODS: ClassVar = {
-        "dpir": Preset(steps=12, reach=0.4),
+        "dpir": Preset(steps=12, reach=0.4, turning=True),
         "ddrm": Preset(steps=20, reach=0.4, eta=1.0),
     }
 
@@ -201,7 +202,7 @@ class Colorize(Inverse):
 
     METHODS: ClassVar = {
         "ddrm": Preset(steps=20, reach=MAX_RATIO, eta=1.0),
-        "dpir": Preset(steps=12, reach=1.0),
+        "dpir": Preset(steps=12, reach=2.0, turning=True),  # more noise: greener, not truer
     }
 
     def problem(self, rgb: Tensor, multiple: int) -> Problem:

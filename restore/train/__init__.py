@@ -1,1 +1,1 @@
-"""Training: one loop (`loop`), its data, checkpoints and configuration, and what is trained on it (`prior`)."""
+"""Training: one loop (`loop`), its data, checkpoints and configuration; what learns in it: `prior`, `classifier`."""

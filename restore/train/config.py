@@ -4,11 +4,11 @@ A file holds top-level keys and sections; each section is one dataclass below, w
 
     output = "runs/photo"                      # relative to the current directory
     seed = 0
-    [data]       see `Data`
-    [network]    kind = "unet" or "UNet2DModel"; all other keys go to that class
+    [data]       see `Data`, `LabelledData`
+    [network]    kind = "unet", "UNet2DModel" or, of a classifier, "encoder"; all other keys go to that class
     [schedule]   keys of a diffusers scheduler; class = "DDPMScheduler" unless given
-    [train]      see `Train`; [[train.phases]] see `Phase`
-    [validate]   see `Validate`
+    [train]      see `Train`, `ClassifierTrain`; [[train.phases]] see `Phase`
+    [validate]   see `Validate`, `ClassifierValidate`
     [export]     see `Export`
 
 Intervals are whole numbers of steps (`500`) or times (`"30 s"`, `"10 min"`, `"2 h"`); 0 is never.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from restore.errors import InputError
 
@@ -61,7 +61,7 @@ class Source:
 
 
 @dataclass
-class Data:
+class Crops:
     """Where crops come from. A crop is a pure function of (seed, its number)."""
 
     sources: list[Source]
@@ -69,8 +69,6 @@ class Data:
     flip: bool = True  # left-right
     rotate: bool = False  # by multiples of 90 degrees
     shrink: tuple[float, float] = (0.5, 1.0)  # the window is crop / scale, scale uniform in here, area-averaged
-    labels: bool = False  # class-conditional: a picture's label is the name of its folder
-    label_dropout: float = 0.1  # share of crops trained without their label
     holdout: float | str | list[str] = 0.02  # share by hash of the name, or a folder or tar, or a list of names
     workers: int = 0  # processes that prepare crops beside the training process
     cache_gb: float = 4.0  # decoded pictures kept in memory
@@ -80,10 +78,28 @@ class Data:
         _need(self.crop >= 1, f"crop is {self.crop}: give a side in pixels")
         low, high = self.shrink
         _need(0 < low <= high <= 1, f"shrink is {list(self.shrink)}: give two rising scales in (0, 1]")
-        _need(0 <= self.label_dropout < 1, f"label_dropout is {self.label_dropout:g}: give a share in [0, 1)")
         shared = not isinstance(self.holdout, float) or 0 <= self.holdout < 1
         _need(shared, f"holdout is {self.holdout}: give a share in [0, 1), a folder or names")
         _need(self.workers >= 0 and self.cache_gb >= 0, "workers and cache_gb cannot be negative")
+
+
+@dataclass
+class Data(Crops):
+    """The crops of a prior."""
+
+    labels: bool = False  # class-conditional: a picture's label is the name of its folder
+    label_dropout: float = 0.1  # share of crops trained without their label
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _need(0 <= self.label_dropout < 1, f"label_dropout is {self.label_dropout:g}: give a share in [0, 1)")
+
+
+@dataclass
+class LabelledData(Crops):
+    """The crops of a classifier: a picture's label is the name of its folder, always."""
+
+    labels: ClassVar[bool] = True
 
 
 @dataclass
@@ -113,13 +129,11 @@ class Phase:
 
 
 @dataclass
-class Train:
+class Recipe:
     """How to train. The end comes after `steps` or `minutes`, whichever is reached first; give at least one.
 
     With minutes the decay and the phases follow the elapsed time, over all resumes together."""
 
-    predicts: str = "eps"  # eps, v, x0 (or flow, with a flow-matching scheduler)
-    init: str | None = None  # a prior to start from, by name or folder; `unet` may have more layers than it
     steps: int | None = None
     minutes: float | None = None
     batch: int = 8  # crops of one optimiser step, over all processes and micro-batches
@@ -134,12 +148,10 @@ class Train:
     precision: str = "bf16"  # bf16, fp16 or no: of the network's autocast; weights stay fp32
     channels_last: bool = True
     save_every: int | str = "5 min"
-    sample_every: int | str = "10 min"
     log_every: int | str = "10 s"
     phases: list[Phase] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        _need(self.predicts in ("eps", "v", "x0", "flow"), f"unknown predicts {self.predicts!r}: eps, v, x0 or flow")
         _need(self.steps is not None or self.minutes is not None, "give steps or minutes, or both")
         _need((1 if self.steps is None else self.steps) >= 1, f"steps is {self.steps}: give at least 1")
         _need((1 if self.minutes is None else self.minutes) > 0, f"minutes is {self.minutes}: give a time above 0")
@@ -149,8 +161,34 @@ class Train:
         _need(min(self.weight_decay, self.warmup, self.clip_grad) >= 0, "weight_decay, warmup and clip_grad are >= 0")
         _need(self.precision in ("bf16", "fp16", "no"), f"unknown precision {self.precision!r}: bf16, fp16 or no")
         _need(sorted(self.phases, key=lambda p: p.start) == self.phases, "phases are listed by rising start")
-        for value in (self.save_every, self.sample_every, self.log_every):
+        for value in (self.save_every, self.log_every):
             interval(value)
+
+
+@dataclass
+class Train(Recipe):
+    """How to train a prior."""
+
+    predicts: str = "eps"  # eps, v, x0 (or flow, with a flow-matching scheduler)
+    init: str | None = None  # a prior to start from, by name or folder; `unet` may have more layers than it
+    sample_every: int | str = "10 min"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _need(self.predicts in ("eps", "v", "x0", "flow"), f"unknown predicts {self.predicts!r}: eps, v, x0 or flow")
+        interval(self.sample_every)
+
+
+@dataclass
+class ClassifierTrain(Recipe):
+    """How to train a classifier."""
+
+    init: str | None = None  # a prior to start from, by name or folder: the way down of its `unet`
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes (Szegedy et al. 2016)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _need(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing:g}: give a share in [0, 1)")
 
 
 @dataclass
@@ -168,11 +206,23 @@ class Validate:
 
 
 @dataclass
+class ClassifierValidate:
+    """Accuracy on all held-out pictures, by noise level, and their loss."""
+
+    every: int | str = "10 min"
+    sigmas: list[float] = field(default_factory=lambda: [0.0, 25.0, 50.0, 100.0, 200.0, 400.0])  # on 0-255
+
+    def __post_init__(self) -> None:
+        interval(self.every)
+        _need(all(sigma >= 0 for sigma in self.sigmas), "sigmas are at least 0")
+
+
+@dataclass
 class Export:
     """What is written beside the weights."""
 
     dtype: str = "fp32"  # fp32 or fp16
-    title: str = "A diffusion prior"
+    title: str = ""  # of the model card
     license: str = "unknown"
     data: str = ""  # one paragraph on the training pictures, for the model card
     notes: str = ""
@@ -182,20 +232,42 @@ class Export:
 
 
 @dataclass
-class PriorConfig:
+class Config:
+    """What every trainer's file holds."""
+
+    data: Crops
+    train: Recipe
+    output: str = "runs"
+    seed: int = 0
+    network: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    validate: Any = None
+    export: Export = field(default_factory=Export)
+
+    def __post_init__(self) -> None:
+        _need(self.seed >= 0, f"seed is {self.seed}: give a whole number of at least 0")
+
+
+@dataclass
+class PriorConfig(Config):
     """`restore train prior`: an unconditional or class-conditional prior."""
 
     data: Data
     train: Train
     output: str = "runs/prior"
-    seed: int = 0
     network: dict[str, Any] = field(default_factory=lambda: {"kind": "unet"})
-    schedule: dict[str, Any] = field(default_factory=dict)
     validate: Validate = field(default_factory=Validate)
-    export: Export = field(default_factory=Export)
 
-    def __post_init__(self) -> None:
-        _need(self.seed >= 0, f"seed is {self.seed}: give a whole number of at least 0")
+
+@dataclass
+class ClassifierConfig(Config):
+    """`restore train classifier`: a classifier of noisy pictures, for guidance."""
+
+    data: LabelledData
+    train: ClassifierTrain
+    output: str = "runs/classifier"
+    network: dict[str, Any] = field(default_factory=lambda: {"kind": "encoder"})
+    validate: ClassifierValidate = field(default_factory=ClassifierValidate)
 
 
 # Keys that may change between a run and its resumption: they set how long and how often, not what is learnt.

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from restore.errors import InputError
-from restore.train.config import Data
+from restore.train.config import Crops
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -90,31 +90,33 @@ def cut(picture: np.ndarray, how: Cut, rng: np.random.Generator) -> np.ndarray:
     A window that does not fit is made smaller; a picture smaller than the crop is mirrored at its borders."""
     scale, top, left, mirror, turn = rng.uniform(size=5)
     scale = how.shrink[0] + scale * (how.shrink[1] - how.shrink[0])
-    height, width = picture.shape[:2]
-    if min(height, width) < how.side:
-        picture = np.pad(
-            picture, ((0, max(0, how.side - height)), (0, max(0, how.side - width)), (0, 0)), mode="symmetric"
-        )
-        height, width = picture.shape[:2]
-    window = min(round(how.side / scale), height, width)
-    y, x = int(top * (height - window + 1)), int(left * (width - window + 1))
-    crop = picture[y : y + window, x : x + window]
-    if window != how.side:
-        crop = cv2.resize(crop, (how.side, how.side), interpolation=cv2.INTER_AREA)
+    crop = window(picture, how.side, scale, top, left)
     crop = np.rot90(crop, int(4 * turn)) if how.rotate else crop
     crop = crop[:, ::-1] if how.flip and mirror < 0.5 else crop
     return np.ascontiguousarray(crop)
 
 
+def window(picture: np.ndarray, side: int, scale: float, top: float = 0.5, left: float = 0.5) -> np.ndarray:
+    """The window of side / scale at the share `top`, `left` of the room there is, area-averaged: (side,side,3)."""
+    height, width = picture.shape[:2]
+    if min(height, width) < side:
+        picture = np.pad(picture, ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0)), mode="symmetric")
+        height, width = picture.shape[:2]
+    size = min(round(side / scale), height, width)
+    y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
+    crop = picture[y : y + size, x : x + size]
+    return crop if size == side else cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+
+
 class Pictures(torch.utils.data.Dataset):
-    """The pictures of a `Data` section; indexed by (n, side) it gives crop n of that side.
+    """The pictures of a [data] section; indexed by (n, side) it gives crop n of that side.
 
     A crop's source is drawn by weight, then one of its pictures uniformly. Damaged pictures are skipped, named once on
     stderr and counted in `bad`. folders: where relative paths are looked for, in this order.
     Raises InputError where no usable picture is left.
     """
 
-    def __init__(self, data: Data, seed: int, folders: Iterable[Path] = (Path(),), quiet: bool = False) -> None:
+    def __init__(self, data: Crops, seed: int, folders: Iterable[Path] = (Path(),), quiet: bool = False) -> None:
         self.data, self.seed, self.quiet = data, seed, quiet
         folders = list(folders)
         sources = [listing(find(source.path, folders)) for source in data.sources]
@@ -200,6 +202,17 @@ class Pictures(torch.utils.data.Dataset):
                 top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
                 crop = picture[top : top + height, left : left + width].copy()
                 yield item.name, torch.from_numpy(crop).permute(2, 0, 1)[None] / 255
+
+    def held_out_crops(self, side: int) -> tuple[Tensor, Tensor]:
+        """((N,3,side,side) uint8, (N,) labels) of all held-out pictures: centre crops at the smallest scale of the
+        training's, which see most of a picture."""
+        crops, labels = [torch.empty(0, side, side, 3, dtype=torch.uint8)], []
+        for item in self.held:
+            picture = self.decode(item)
+            if picture is not None:
+                crops.append(torch.from_numpy(window(picture, side, self.data.shrink[0]).copy())[None])
+                labels.append(self.labels.index(item.label))
+        return torch.cat(crops).permute(0, 3, 1, 2), torch.tensor(labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "cache": {}, "room": self.data.cache_gb * 2**30}  # what a spawned worker starts with

@@ -1,4 +1,4 @@
-"""A trained prior as a diffusers folder: weights, scheduler, model card and the configuration that made it."""
+"""What was trained as a diffusers folder: weights, scheduler, model card and the configuration that made it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import diffusers
 import torch
 from torch import nn
 
+from restore.load import PARTS
 from restore.train import toml
-from restore.train.config import PriorConfig
-from restore.train.log import duration
+from restore.train.config import ClassifierConfig, Config, PriorConfig
+from restore.train.log import MEASURES, duration
 
 
-def write(
+def prior(
     folder: Path,
     net: nn.Module,
     scheduler: Any,
@@ -28,15 +29,6 @@ def write(
     """Fill `folder` with what `restore.load_prior` and diffusers read; `history` is the log, for the card.
 
     labels.json lists the class names; where the network has one class more, the last stands for 'no label'."""
-    dtype = torch.float16 if config.export.dtype == "fp16" else torch.float32
-    net = copy.deepcopy(net)
-    for tensor in [*net.parameters(), *net.buffers()]:
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to("cpu", dtype).contiguous()
-    net.save_pretrained(folder / "unet", safe_serialization=True)
-    for path in (folder / "unet").iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone
-    scheduler.save_pretrained(folder / "scheduler")
     ours = type(net).__module__.startswith("restore.")
     index = {
         "_class_name": "DDPMPipeline",
@@ -45,21 +37,57 @@ def write(
         "unet": ["restore.unet" if ours else "diffusers", type(net).__name__],
     }
     _text(folder / "model_index.json", json.dumps(index, indent=2))
+    what = f"denoising network of {_millions(net)} M parameters that predicts {config.train.predicts}"
+    _parts(folder, "prior", net, scheduler, config, labels)
+    _text(folder / "README.md", card("A diffusion prior", what, config, labels, history))
+
+
+def classifier(
+    folder: Path,
+    net: nn.Module,
+    scheduler: Any,
+    config: ClassifierConfig,
+    labels: list[str],
+    history: list[dict[str, Any]],
+) -> None:
+    """Fill `folder` with what `restore.load_classifier` reads; `history` is the log, for the card."""
+    what = f"noisy classifier of {_millions(net)} M parameters, for the guidance of diffusion priors"
+    smoothed, dropped = config.train.label_smoothing, config.network.get("dropout", 0)
+    recipe = f"* cross-entropy at noise levels drawn from the table, label smoothing {smoothed:g}, drop-out {dropped:g}"
+    _parts(folder, "classifier", net, scheduler, config, labels)
+    _text(folder / "README.md", card("A noisy classifier", what, config, labels, history, recipe))
+
+
+def _millions(net: nn.Module) -> str:
+    return f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}"
+
+
+def _parts(folder: Path, kind: str, net: nn.Module, scheduler: Any, config: Config, labels: list[str] | None) -> None:
+    """The network, in the precision asked for, the scheduler, the class names and the configuration."""
+    dtype = torch.float16 if config.export.dtype == "fp16" else torch.float32
+    net = copy.deepcopy(net)
+    for tensor in [*net.parameters(), *net.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to("cpu", dtype).contiguous()
+    net.save_pretrained(folder / PARTS[kind], safe_serialization=True)
+    for path in (folder / PARTS[kind]).iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone
+    scheduler.save_pretrained(folder / "scheduler")
     _text(folder / "train.toml", toml.write(dataclasses.asdict(config)))
     if labels:
         _text(folder / "labels.json", json.dumps(labels))
-    _text(folder / "README.md", card(net, config, labels, history))
 
 
 def _text(path: Path, text: str) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def card(net: nn.Module, config: PriorConfig, labels: list[str] | None, history: list[dict[str, Any]]) -> str:
-    """The model card: what it is, its data, its recipe, its training curve."""
+def card(
+    title: str, what: str, config: Config, labels: list[str] | None, history: list[dict[str, Any]], recipe: str = ""
+) -> str:
+    """The model card: what it is, its data, its recipe, its training curve. title: where the configuration has none."""
     train, settings = config.train, config.export
     done = history[-1] if history else {"step": 0, "crops": 0, "seconds": 0.0}
-    millions = sum(p.numel() for p in net.parameters()) / 1e6
     budget = " or ".join(f"{v:g} {k}" for k, v in (("steps", train.steps), ("minutes", train.minutes)) if v)
     parts = [
         "---",
@@ -67,10 +95,9 @@ def card(net: nn.Module, config: PriorConfig, labels: list[str] | None, history:
         "library_name: diffusers",
         "tags: [diffusion, image-restoration, restore]",
         "---",
-        f"# {settings.title}",
+        f"# {settings.title or title}",
         "",
-        f"A denoising network of {millions:.1f} M parameters that predicts {train.predicts}, "
-        f"trained on crops of {config.data.crop} px"
+        f"A {what}, trained on crops of {config.data.crop} px"
         + (f" with {len(labels)} labels ({', '.join(labels)})." if labels else "."),
         "",
         "## Training",
@@ -79,8 +106,10 @@ def card(net: nn.Module, config: PriorConfig, labels: list[str] | None, history:
         "" if settings.data else None,
         f"* {done['step']} steps, {done['crops']} crops, {duration(done['seconds'])}; budget {budget}; "
         f"seed {config.seed}",
+        f"* begins with the weights of the prior `{train.init}`" if train.init else None,
         f"* AdamW, lr {train.lr:g}, betas {train.betas[0]:g} and {train.betas[1]:g}, weight decay "
         f"{train.weight_decay:g}, warm-up {train.warmup} steps, {train.decay.kind} decay from {train.decay.start:.0%}",
+        recipe or None,
         f"* batch {train.batch}, gradient clip {train.clip_grad:g}, EMA {train.ema:g}, precision {train.precision}",
         *(
             f"* from {p.start:.0%} on: crops {p.crop or 'as before'}, batch {p.batch or 'as before'}"
@@ -95,16 +124,17 @@ def card(net: nn.Module, config: PriorConfig, labels: list[str] | None, history:
 
 
 def curve(history: list[dict[str, Any]], rows: int = 12) -> list[str]:
-    """A table of at most `rows` validations, spread over the training: PSNR of x0 at sigma on the 0-255 scale."""
+    """A table of at most `rows` validations, spread over the training: PSNR of x0, or accuracy, at each sigma/255."""
     found = [row for row in history if "val_loss" in row]
     if not found:
         return []
     chosen = [
         found[round(i * (len(found) - 1) / max(1, min(rows, len(found)) - 1))] for i in range(min(rows, len(found)))
     ]
-    keys = [key for key in found[-1] if key.startswith("psnr_")]
-    table = ["Held-out PSNR (dB) of x0 at each sigma/255, and loss, of the averaged weights:", ""]
-    table.append("| crops | time | " + " | ".join(k.removeprefix("psnr_") for k in keys) + " | loss |")
+    prefix = next((p for p in MEASURES if any(key.startswith(p) for key in found[-1])), "")
+    keys = [key for key in found[-1] if prefix and key.startswith(prefix)]
+    table = [f"Held-out {MEASURES.get(prefix, 'measures')} at each sigma/255, and loss, of the averaged weights:", ""]
+    table.append("| crops | time | " + " | ".join(k.removeprefix(prefix) for k in keys) + " | loss |")
     table.append("| --- " * (len(keys) + 3) + "|")
     for row in chosen:
         cells = [str(row["crops"]), duration(row["seconds"]), *(f"{row.get(k, float('nan')):.2f}" for k in keys)]

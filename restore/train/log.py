@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+MEASURES = {"psnr_": "PSNR (dB) of x0", "accuracy_": "accuracy"}  # of validations, by noise level
+
 
 class Log:
     """log.jsonl and a progress line.
@@ -44,9 +46,10 @@ class Log:
         if self.file:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
-        psnr = "  ".join(f"{key.removeprefix('psnr_')}: {row[key]:.2f}" for key in row if key.startswith("psnr_"))
-        if psnr:
-            self._say(f"step {row['step']}: held-out PSNR at sigma {psnr}")
+        for prefix, name in MEASURES.items():
+            found = "  ".join(f"{key.removeprefix(prefix)}: {row[key]:.2f}" for key in row if key.startswith(prefix))
+            if found:
+                self._say(f"step {row['step']}: held-out {name} at sigma {found}")
 
     def tick(self, step: int, crops: int, loss: float, rate: float, progress: float, clock: float) -> None:
         """Once a step: renew the line, ten times a second on a terminal, else once a minute."""

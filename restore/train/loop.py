@@ -6,12 +6,13 @@ What is trained is a `Task`; where its crops come from is any dataset indexed by
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 
 from restore.errors import DivergedError, InputError, OutOfMemory
 from restore.train import checkpoint
-from restore.train.config import FREE, Train, Validate, interval
-from restore.train.data import Loader
+from restore.train.config import FREE, Config, interval
+from restore.train.data import Loader, Pictures
 from restore.train.log import Log
 from restore.train.plan import Due, Rows, learning_rate, phase
 from restore.train.runtime import accelerator, interruptible
@@ -32,7 +33,12 @@ from restore.train.toml import difference
 class Task(Protocol):
     """What a trainer adds to the loop. All models are called with the task's own network or its average."""
 
+    name: ClassVar[str]  # of the folder that users load
+    Config: ClassVar[type[Config]]  # what its configuration file holds
     net: nn.Module
+
+    def __init__(self, config: Config, pictures: Pictures) -> None:
+        """Make the network. Raises InputError for a configuration that cannot be."""
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], rng: Rows) -> Tensor:
         """(b,) losses of a batch, already on the device."""
@@ -50,29 +56,26 @@ class Task(Protocol):
 class Loop:
     """One training: `Loop(...).run()`.
 
-    config: the whole configuration as a dictionary, kept in the checkpoints and compared on resuming.
-    device: auto, cpu or cuda. fresh: forget an earlier run in `output`. Raises InputError, DivergedError and, after a
-    checkpoint was written, KeyboardInterrupt.
+    data: what `Loader` takes. config: kept in the checkpoints and compared on resuming. device: auto, cpu or cuda.
+    fresh: forget an earlier run in the output folder. Raises InputError, DivergedError and, after a checkpoint was
+    written, KeyboardInterrupt.
     """
 
     def __init__(
         self,
         task: Task,
         data: Any,
-        train: Train,
+        config: Config,
         *,
-        config: dict[str, Any],
-        output: Path,
-        crop: int,
-        seed: int = 0,
-        workers: int = 0,
-        validate: Validate | None = None,
         device: str = "auto",
         fresh: bool = False,
         quiet: bool = False,
     ) -> None:
-        self.task, self.data, self.train, self.config = task, data, train, config
-        self.output, self.crop, self.seed, self.workers = output, crop, seed, workers
+        self.task, self.data, self.train, self.config = task, data, config.train, dataclasses.asdict(config)
+        self.output, self.crop, self.seed = Path(config.output), config.data.crop, config.seed
+        self.workers, self.every = config.data.workers, config.validate.every
+        self.sample_every = getattr(config.train, "sample_every", 0)  # where there is something to see
+        train = config.train
         self.accelerator = accelerator(train, device)
         self.main = self.accelerator.is_main_process
         self.net = task.net.to(memory_format=torch.channels_last) if train.channels_last else task.net
@@ -87,14 +90,13 @@ class Loop:
         self.step, self.seen, self.before = 0, 0, 0.0
         self.stop = False
         self._start(fresh)
-        self.log = Log(output / "log.jsonl", self.step, self.main, quiet)
-        self.every = validate.every if validate else 0
+        self.log = Log(self.output / "log.jsonl", self.step, self.main, quiet)
 
     # --- what lies in the output folder ---
 
     def _start(self, fresh: bool) -> None:
         if fresh and self.main:
-            for name in ("checkpoints", "samples", "prior"):
+            for name in ("checkpoints", "samples", self.task.name):
                 shutil.rmtree(self.output / name, ignore_errors=True)
             (self.output / "log.jsonl").unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
@@ -132,7 +134,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def _export(self) -> None:
-        folder, aside = self.output / "prior", self.output / ".tmp-prior"
+        folder, aside = self.output / self.task.name, self.output / f".tmp-{self.task.name}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         self.task.export(self._averaged(), aside, self.log.rows)
@@ -182,7 +184,7 @@ class Loop:
         self.clock, self.losses = self.before, []  # the same in every process
         save, sample, validate, log = (
             Due(every, self.clock)
-            for every in (self.train.save_every, self.train.sample_every, self.every, self.train.log_every)
+            for every in (self.train.save_every, self.sample_every, self.every, self.train.log_every)
         )
         self.mark = (self.clock, self.seen)
         shape, batches = None, iter(())
@@ -276,7 +278,7 @@ class Loop:
                 self._row(numbers)
 
     def _sample(self) -> None:
-        if self.main and interval(self.train.sample_every) != (0, 0.0) and self.step:
+        if self.main and interval(self.sample_every) != (0, 0.0) and self.step:
             sheet = self.task.samples(self._averaged())
             if sheet is not None:
                 (self.output / "samples").mkdir(exist_ok=True)

@@ -2,79 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from restore.codec import Pixels
 from restore.errors import InputError
-from restore.levels import Flow, Schedule, Table, from_betas
+from restore.levels import Flow, Schedule, Table
 from restore.load import load_prior
 from restore.prior import Prior, coefficients, solve
 from restore.steps import ddim, last, once, sample
 from restore.train import export
 from restore.train.bound import variational_bound
+from restore.train.build import PRECISIONS, build_network, build_scheduler, schedule_of
 from restore.train.config import PriorConfig
 from restore.train.data import Pictures
-from restore.train.loop import Loop
 from restore.train.plan import Rows
-from restore.train.toml import nearest, read
-
-PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
-
-
-def build_network(section: dict[str, Any], **given: Any) -> nn.Module:
-    """The network of a [network] section; `given` fills keys that the class knows and the section leaves out."""
-    kind = section.get("kind", "unet")
-    if kind == "unet":
-        from restore.unet import UNet as Network
-    elif kind == "UNet2DModel":
-        from diffusers import UNet2DModel as Network
-    else:
-        raise InputError(f"[network] unknown kind {kind!r}: unet or UNet2DModel")
-    return _made(Network, {k: v for k, v in section.items() if k != "kind"}, "network", given)
-
-
-def build_scheduler(section: dict[str, Any], predicts: str) -> Any:
-    """The diffusers scheduler of a [schedule] section, its prediction type set."""
-    name = section.get("class", "FlowMatchEulerDiscreteScheduler" if predicts == "flow" else "DDPMScheduler")
-    cls = getattr(diffusers, name, None)
-    if cls is None or not hasattr(cls, "from_config"):
-        raise InputError(f"[schedule] diffusers has no scheduler {name!r}")
-    if "prediction_type" in section:
-        raise InputError("[schedule] prediction_type follows from train.predicts: leave it out")
-    given = {} if predicts == "flow" else {"prediction_type": PREDICTION_TYPES[predicts]}
-    return _made(cls, {k: v for k, v in section.items() if k != "class"}, "schedule", given)
-
-
-def _made(cls: Any, keys: dict[str, Any], where: str, given: dict[str, Any]) -> Any:
-    known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
-    for key in keys:
-        if key not in known:
-            raise InputError(f"[{where}] unknown key {key!r} of {cls.__name__}{nearest(key, known)}")
-    try:
-        return cls(**{k: v for k, v in given.items() if k in known} | keys)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"[{where}] {cls.__name__} refuses these keys: {error}") from None
-
-
-def schedule_of(scheduler: Any) -> Schedule:
-    """The noise levels that a diffusers scheduler trains on."""
-    if hasattr(scheduler, "betas"):
-        return from_betas(scheduler.betas.double().numpy())
-    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
-        return Flow(scale=float(scheduler.config.num_train_timesteps))
-    raise InputError(f"[schedule] {type(scheduler).__name__} has neither betas nor a flow")
+from restore.train.run import check_crops, train
 
 
 def start_from(net: nn.Module, source: str, predicts: str, schedule: Schedule) -> None:
@@ -97,6 +46,8 @@ def start_from(net: nn.Module, source: str, predicts: str, schedule: Schedule) -
 class PriorTask:
     """Denoising score matching: mean squared error of the network's output (Ho et al. 2020, eq. 14, and its kin)."""
 
+    name, Config = "prior", PriorConfig
+
     def __init__(self, config: PriorConfig, pictures: Pictures) -> None:
         self.config, self.pictures = config, pictures
         self.predicts, self.labels = config.train.predicts, pictures.labels
@@ -112,9 +63,7 @@ class PriorTask:
             start_from(self.net, config.train.init, self.predicts, self.schedule)
         levels = len(config.network.get("channels", config.network.get("block_out_channels", (0,) * 4)))
         self.multiple = 2 ** (levels - 1)
-        for side in (config.data.crop, *(phase.crop or config.data.crop for phase in config.train.phases)):
-            if side % self.multiple:
-                raise InputError(f"crop is {side}: a network of {levels} scales wants a multiple of {self.multiple}")
+        check_crops(config, self.multiple)
 
     def times(self, u: Tensor) -> Tensor:
         """(B,) in [0, 1) -> (B,) times: the whole numbers of a table, any of a flow."""
@@ -151,7 +100,7 @@ class PriorTask:
 
     def prior(self, model: nn.Module, clip: bool = False) -> Prior:
         """The model as a Prior, in the precision it trains in; class-conditional ones without a label."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[self.config.train.precision]
+        dtype = PRECISIONS[self.config.train.precision]
         prior = Prior(
             model,
             predicts=self.predicts,
@@ -217,7 +166,7 @@ class PriorTask:
         return sheet(rows, count)
 
     def export(self, model: nn.Module, folder: Path, history: list[dict[str, Any]]) -> None:
-        export.write(folder, model, self.scheduler, self.config, self.labels, history)
+        export.prior(folder, model, self.scheduler, self.config, self.labels, history)
 
 
 def sheet(rows: Iterable[Tensor], columns: int, gap: int = 2) -> np.ndarray:
@@ -231,56 +180,6 @@ def sheet(rows: Iterable[Tensor], columns: int, gap: int = 2) -> np.ndarray:
     return out
 
 
-def train_prior(
-    config: str | Path | PriorConfig,
-    *,
-    data: str | Path | None = None,
-    output: str | Path | None = None,
-    steps: int | None = None,
-    minutes: float | None = None,
-    device: str = "auto",
-    fresh: bool = False,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Train a prior, or go on with one; its diffusers folder is `output`/prior.
-
-    data: a folder in which the sources are looked for first. steps, minutes: in place of the configuration's.
-    Returns a report: output, prior, step, crops, seconds, skipped pictures and the last validation.
-    """
-    folders = [Path()] if isinstance(config, PriorConfig) else [Path(), Path(config).parent]
-    folders = folders if data is None else [Path(data), *folders]
-    config = config if isinstance(config, PriorConfig) else read(config, PriorConfig)
-    budget = {key: value for key, value in (("steps", steps), ("minutes", minutes)) if value is not None}
-    if budget:  # a budget given here stands alone
-        config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, **{"steps": None, "minutes": None} | budget)
-        )
-    if output is not None:
-        config = dataclasses.replace(config, output=str(output))
-    pictures = Pictures(config.data, config.seed, folders, quiet)
-    task = PriorTask(config, pictures)
-    loop = Loop(
-        task,
-        pictures,
-        config.train,
-        config=dataclasses.asdict(config),
-        output=Path(config.output),
-        crop=config.data.crop,
-        seed=config.seed,
-        workers=config.data.workers,
-        validate=config.validate,
-        device=device,
-        fresh=fresh,
-        quiet=quiet,
-    )
-    loop.run()
-    validation = next((row for row in reversed(loop.log.rows) if "val_loss" in row), {})
-    return {
-        "output": config.output,
-        "prior": str(Path(config.output) / "prior"),
-        "step": loop.step,
-        "crops": loop.seen,
-        "seconds": round(loop.seconds(), 1),
-        "skipped": len(pictures.bad),
-        "validation": {k: v for k, v in validation.items() if k.startswith(("psnr_", "val_"))},
-    }
+def train_prior(config: str | Path | PriorConfig, **options: Any) -> dict[str, Any]:
+    """Train a prior, or go on with one; its diffusers folder is `output`/prior. options, report: see `run.train`."""
+    return train(PriorTask, config, **options)

@@ -32,12 +32,13 @@ def read(path: str | Path, cls: type[T]) -> T:
 
 def build(cls: type[T], table: dict[str, Any], where: str, file: str) -> T:
     """A dataclass from a TOML table; `where` is the dotted name of the table in `file`, with a dot at its end."""
-    hints = typing.get_type_hints(cls)
+    known, entries = typing.get_type_hints(cls), dataclasses.fields(cls)
+    hints = {entry.name: known[entry.name] for entry in entries}
     for key in table:
         if key not in hints:
             raise InputError(f"{file}: unknown key {where + key!r}{nearest(key, hints)}")
     values = {key: _convert(value, hints[key], where + key, file) for key, value in table.items()}
-    for entry in dataclasses.fields(cls):
+    for entry in entries:
         optional = entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
         if not optional and entry.name not in values:
             raise InputError(f"{file}: {where + entry.name!r} is missing")
