@@ -47,7 +47,8 @@ class UNet(ModelMixin, ConfigMixin):
     Nothing in it depends on the size of the picture: no attention, no norm over pixels, so the answer for a region is
     that of any tile which holds the region and its receptive field. Skips are added, as in DRUNet.
 
-    channels: width of each scale, finest first. layers: residual blocks a scale, on the way down and up.
+    channels: width of each scale, finest first. layers: residual blocks a scale, on the way down and up. sample_size: its
+    pictures' side, where it is not for any size.
     """
 
     @register_to_config
@@ -60,6 +61,7 @@ class UNet(ModelMixin, ConfigMixin):
         norm: bool = True,
         time_channels: int = 128,
         num_class_embeds: int | None = None,
+        sample_size: int | None = None,
     ) -> None:
         super().__init__()
         self.time_proj = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)

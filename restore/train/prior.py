@@ -58,12 +58,16 @@ class PriorTask:
         classes = len(self.labels) + 1 if self.labels else None  # the last one is 'no label'
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.net = build_network(config.network, sample_size=config.data.crop, num_class_embeds=classes)
+            self.net = build_network(config.network, num_class_embeds=classes, **self._size())
         if config.train.init is not None:
             start_from(self.net, config.train.init, self.predicts, self.schedule)
         levels = len(config.network.get("channels", config.network.get("block_out_channels", (0,) * 4)))
         self.multiple = 2 ** (levels - 1)
         check_crops(config, self.multiple)
+
+    def _size(self) -> dict[str, int]:
+        """A network with attention is for pictures of the crops' size; a `unet` for any, unless its section says so."""
+        return {} if self.config.network.get("kind", "unet") == "unet" else {"sample_size": self.config.data.crop}
 
     def times(self, u: Tensor) -> Tensor:
         """(B,) in [0, 1) -> (B,) times: the whole numbers of a table, any of a flow."""
