@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -153,13 +154,17 @@ def unlearned(method, case):
     return method(*(x for x in (case.given, case.hole) if x is not None)), 0
 
 
-def methods(task, prior):
-    """{name: {setting: function Case -> (answer, network calls)}}, of the classical methods and ours."""
+def methods(task, prior, qualities=()):
+    """{name: {setting: function Case -> (answer, network calls)}}, of the classical methods and ours; the default one
+    at other qualities too."""
     found = {
         name: {setting: partial(unlearned, method) for setting, method in variants.items()}
         for name, variants in TASKS[task].classical.items()
     }
-    return found | {name: {"": partial(restored, request, prior)} for name, request in TASKS[task].ours.items()}
+    requests, usual = dict(TASKS[task].ours), " (default)"
+    for name in [name for name in requests if usual in name]:
+        requests |= {name.replace(usual, f", {q}"): replace(requests[name], quality=q) for q in qualities}
+    return found | {name: {"": partial(restored, request, prior)} for name, request in requests.items()}
 
 
 # ---------------------------------------------------------------- the measuring
@@ -229,13 +234,14 @@ def main():
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument("--tasks", nargs="+", help=f"only those whose name holds one of these: {', '.join(TASKS)}")
     parser.add_argument("--methods", nargs="+", help="only the methods whose name holds one of these")
+    parser.add_argument("--quality", nargs="+", default=(), help="the default methods at these too: draft best")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--json", type=Path, help="write the table to this file too, with the numbers of each picture")
     args = parser.parse_args()
 
     names = chosen(TASKS, args.tasks, parser.error)
-    chosen([name for task in names for name in methods(task, None)], args.methods, parser.error)
+    chosen([name for task in names for name in methods(task, None, args.quality)], args.methods, parser.error)
     paths = [path for path in sorted(args.folder.iterdir()) if path.suffix.lower() in SUFFIXES][: args.limit]
     if not paths:
         parser.error(f"no pictures in {args.folder}")
@@ -250,7 +256,7 @@ def main():
     for task in names:
         number = list(TASKS).index(task)
         cases = [damage(task, image, np.random.default_rng((number, i))) for i, image in enumerate(pictures)]
-        every = methods(task, prior)
+        every = methods(task, prior, args.quality)
         rows = [measure(task, name, every[name], cases) for name in chosen(every, args.methods, lambda _: [])]
         print(*markdown(rows), sep="\n", end="\n" * bool(rows), flush=True)
         table += [row._asdict() for row in rows]
