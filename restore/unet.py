@@ -47,8 +47,8 @@ class UNet(ModelMixin, ConfigMixin):
     Nothing in it depends on the size of the picture: no attention, no norm over pixels, so the answer for a region is
     that of any tile which holds the region and its receptive field. Skips are added, as in DRUNet.
 
-    channels: width of each scale, finest first. layers: residual blocks a scale, on the way down and up. sample_size: its
-    pictures' side, where it is not for any size.
+    channels: width of each scale, finest first. layers: residual blocks a scale, on the way down and up.
+    sample_size: its pictures' side, where it is not for any size.
     """
 
     @register_to_config
