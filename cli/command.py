@@ -20,14 +20,22 @@ Label = Annotated[
 Guidance = Annotated[
     float | None,
     typer.Option(
-        "--guidance", metavar="X", help="Classifier-free guidance to the label; 1 is none.", show_default=False
+        "--guidance", metavar="X", help="Classifier-free guidance to the label or prompt; 1 is none.",
+        show_default="1; 7.5 to a prompt",
     ),
+]  # fmt: skip
+Prompt = Annotated[
+    str | None,
+    typer.Option("--prompt", metavar="TEXT", help="What to show: for priors that read text.", show_default=False),
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option("--negative-prompt", metavar="TEXT", help="What not to show.", show_default=False)
 ]
 ClassifierName = Annotated[
     str | None,
     typer.Option(
-        "--classifier", metavar="NAME|DIR", show_default=False,
-        help="Pull towards the label by a classifier, a bundled name or a folder: with any prior.",
+        "--classifier", metavar="NAME|PATH", show_default=False,
+        help="Pull towards the label by a classifier: a bundled name, a folder or a checkpoint.",
     ),
 ]  # fmt: skip
 ClassifierScale = Annotated[
@@ -54,6 +62,8 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "steps": (common.Steps, None),
     "label": (Label, None),
     "guidance": (Guidance, None),
+    "prompt": (Prompt, None),
+    "negative_prompt": (NegativePrompt, None),
     "classifier": (ClassifierName, None),
     "classifier_scale": (ClassifierScale, None),
     "samples": (common.Samples, 1),
@@ -96,6 +106,8 @@ class Run:
     steps: int | None
     label: str | None
     guidance: float | None
+    prompt: str | None
+    negative_prompt: str | None
     classifier: str | None
     classifier_scale: float | None
     samples: int
@@ -111,7 +123,8 @@ class Run:
     @property
     def options(self) -> dict[str, Any]:
         """What every task takes."""
-        names = ("quality", "steps", "label", "guidance", "classifier_scale", "samples", "seed", "tile")
+        names = ("quality", "steps", "label", "guidance", "prompt", "negative_prompt", "classifier_scale")
+        names += ("samples", "seed", "tile")
         return {**{name: getattr(self, name) for name in names}, "classifier": self.guide}
 
     @functools.cached_property

@@ -23,7 +23,9 @@ Output = Annotated[
         help="Where to write: a file; a folder, for several pictures; or -, standard output (PNG).",
     ),
 ]  # fmt: skip
-PriorName = Annotated[str, typer.Option("--prior", metavar="NAME|DIR", help="A bundled name or a diffusers folder.")]
+PriorName = Annotated[
+    str, typer.Option("--prior", metavar="NAME|PATH|ID", help="A bundled name, a folder or checkpoint, or a hub id.")
+]
 Steps = Annotated[
     int | None, typer.Option("--steps", metavar="N", help="Noise levels to walk down.", show_default="by method")
 ]

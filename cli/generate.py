@@ -5,7 +5,17 @@ from typing import Annotated
 import typer
 
 from restore.cli import common
-from restore.cli.command import ClassifierName, ClassifierScale, Eta, Guidance, Label, guide, load
+from restore.cli.command import (
+    ClassifierName,
+    ClassifierScale,
+    Eta,
+    Guidance,
+    Label,
+    NegativePrompt,
+    Prompt,
+    guide,
+    load,
+)
 
 
 def generate(
@@ -25,6 +35,8 @@ def generate(
     steps: common.Steps = None,
     label: Label = None,
     guidance: Guidance = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
     classifier: ClassifierName = None,
     classifier_scale: ClassifierScale = None,
     samples: common.Samples = 1,
@@ -36,13 +48,14 @@ def generate(
     as_json: common.AsJson = False,
     quiet: common.Quiet = False,
 ) -> None:  # fmt: skip
-    """Sample pictures from a prior, of a class if it has them; --samples numbers the files."""
+    """Sample pictures from a prior, of a class or to a prompt if it takes one; --samples numbers the files."""
     from restore.tasks import Generate, read_size
 
     beside = guide(classifier)
     request = Generate(
         size=read_size(size), method=method, eta=eta, quality=quality, steps=steps, label=label, guidance=guidance,
-        classifier=beside, classifier_scale=classifier_scale, samples=samples, seed=seed, tile=tile,
+        prompt=prompt, negative_prompt=negative_prompt, classifier=beside,
+        classifier_scale=classifier_scale, samples=samples, seed=seed, tile=tile,
     )  # fmt: skip
     item = common.Item(None, name="generate")
     common.run(

@@ -20,7 +20,9 @@ def inpaint(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="dpir, ddrm or repaint.", show_default="dpir; ddrm for samples"),
+        typer.Option(
+            metavar="NAME", help="dpir, ddrm or repaint.", show_default="dpir; ddrm for samples; repaint on latents"
+        ),
     ] = None,
     strength: Annotated[
         float | None,
@@ -40,6 +42,13 @@ def inpaint(
         float, typer.Option(metavar="X", help="dpir, ddrm: noise in the picture, of 255.", show_default="0")
     ] = 0.0,
     feather: Annotated[int, typer.Option(metavar="N", help="Fade over N pixels inside the mask.")] = 0,
+    crop_to_mask: Annotated[
+        str,
+        typer.Option(
+            "--crop-to-mask", metavar="WHEN",
+            help="auto, always or never: shrink the surroundings of wide holes to the prior's size.",
+        ),
+    ] = "auto",
 ) -> None:  # fmt: skip
     """Repaint the white part of a mask; every other pixel stays exactly as it is.
 
@@ -48,6 +57,6 @@ def inpaint(
 
     request = Inpaint(
         method=method, strength=strength, eta=eta, jump=jump, resamplings=resamplings, noise_std=sigma / 255,
-        feather=feather, **run.options,
+        feather=feather, crop_to_mask=crop_to_mask, **run.options,
     )  # fmt: skip
     run.go("inpaint", lambda seen, prior, progress: request.run(*seen, prior, progress), mask=mask, masked=True)

@@ -74,9 +74,9 @@ def score(
 
     Of two folders, pictures of the same name are compared, whatever their format. The PSNR of equal pictures is
     infinite: inf, and null in JSON."""
-    from restore.load import pick_device
     from restore.metrics import LPIPS
     from restore.metrics import score as compare
+    from restore.precision import pick_device
 
     if crop < 0:
         raise InputError(f"--crop is {crop}: give a number of pixels, at least 0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from restore.errors import InputError
+from restore.folders import network, parts
 from restore.levels import Level, Table, from_config
-from restore.load import find, network, parts, pick_device, pick_dtype, settle
+from restore.load import find, no_flags, read_file
 from restore.network import Network
+from restore.precision import pick_device, pick_dtype, settle
 from restore.regions import pad
 from restore.wrappers import LogProb
 
@@ -59,20 +61,37 @@ class Classifier(Network):
 
 
 def load_classifier(
-    source: str | Path | Classifier, *, device: str | torch.device = "auto", dtype: str = "auto"
+    source: str | Path | Classifier,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str = "auto",
+    flags: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """A classifier by name (bundled) or from the folder that `restore train classifier` wrote.
+    """A classifier by name, from the folder that `restore train classifier` wrote, a checkpoint or the hub's cache.
 
-    A Classifier is given back as it is, and takes no other option. device, dtype: as `load_prior`. Raises PriorError
-    where there is no such classifier, and InputError for damaged files and unknown options."""
+    A Classifier is given back as it is, and takes no other option. source, device, dtype, flags: as `load_prior`.
+    Raises PriorError where there is no such classifier, and InputError for damaged files and unknown options."""
     if isinstance(source, Classifier):
-        if not (str(device) == dtype == "auto"):
-            raise InputError("a Classifier is ready as it is: give device and dtype to load_classifier")
+        if flags or not (str(device) == dtype == "auto"):
+            raise InputError("a Classifier is ready as it is: give device, dtype and flags to load_classifier")
         return source
     if not isinstance(source, str | Path):
         raise InputError(f"cannot load a classifier from {type(source).__name__}: give a name or a folder")
     chosen = pick_device(device)
-    return settle(_folder(find(source, "classifier"), str(source)), chosen, pick_dtype(dtype, chosen))
+    path = find(source, "classifier")
+    if path.is_file():
+        found = _file(path, str(source), flags)
+    else:
+        no_flags(path, flags)
+        found = _folder(path, str(source))
+    return settle(found, chosen, pick_dtype(dtype, chosen))
+
+
+def _file(path: Path, name: str, flags: Mapping[str, Any] | None) -> Classifier:
+    """A checkpoint of another code."""
+    found = read_file(path, flags, "classifier")
+    schedule = from_config(found.scheduler)
+    return Classifier(found.net, schedule=schedule, labels=found.labels, multiple=found.net.multiple, name=name)
 
 
 def _folder(folder: Path, name: str) -> Classifier:

@@ -53,6 +53,8 @@ class Encoder(ModelMixin, ConfigMixin):
     dropout: of the averaged features, while training.
     """
 
+    channels_last = True  # the order of memory that it is fastest in
+
     @register_to_config
     def __init__(
         self,

@@ -29,3 +29,10 @@ class DivergedError(RestoreError, FloatingPointError):
     """A network or a sampler produced NaN or infinity."""
 
     exit_code = 1
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory ran out; torch has a class of its own for it on GPUs alone."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(text in str(error) for text in texts)

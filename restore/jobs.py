@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,13 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from restore.errors import InputError, OutOfMemory
+from restore.codec import Codec
+from restore.errors import InputError, OutOfMemory, out_of_memory
 from restore.levels import Level, calls
 from restore.prior import Denoise, Pred, Prior
 from restore.steps import State, last
 from restore.wrappers import alternate, tiles
 
-TILES = (1024, 512, 256, 128)
+TILES = (1024, 512, 256, 128)  # pixels: the sides of tiles to try, in turn, as memory runs out
+WINDOWS = 1.5  # a network that attends is asked for regions up to so many times its own size as a whole
 
 
 class Progress(NamedTuple):
@@ -25,7 +28,13 @@ class Progress(NamedTuple):
 
     done: int  # calls of the prior's network made, over all samples and regions
     total: int
-    preview: Tensor  # (B,3,H,W) in [0, 1]: the newest estimate of the region at work
+    x0: Tensor  # (B,C,H,W) in model space: the newest estimate of the region at work
+    codec: Codec
+
+    @property
+    def preview(self) -> Tensor:
+        """(B,3,H,W) in [0, 1]: `x0` as a picture, made when it is asked for: the latents of a prior take long."""
+        return self.codec.decode(self.x0).clamp(0, 1)
 
 
 Report = Callable[[Progress], None]
@@ -70,10 +79,11 @@ def tile_sizes(tile: int | str | None) -> list[int | None]:
     return [int(tile), *(size for size in TILES if size < int(tile))]
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory ran out; torch has a class of its own for it on GPUs alone."""
-    texts = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
+def whole_side(prior: Prior) -> int:
+    """The longer side, in pixels, of the largest pictures that a prior is asked for as a whole, where nobody says."""
+    if prior.window is None:
+        return TILES[0]
+    return prior.window if prior.fixed else int(WINDOWS * prior.window)
 
 
 class Job:
@@ -93,9 +103,13 @@ class Job:
         orientations: in how many the calls of a chain see the picture by turns."""
         self.prior, self.info, self.report, self.denoise, self.cost = prior, info, report, denoise or prior, cost
         self.orientations = orientations
-        self.sizes, self.total, self.begin = tile_sizes(tile), 0, time.perf_counter()
-        if self.sizes[0] and self.sizes[0] % prior.multiple:
-            raise InputError(f"tile {tile!r}: the prior {prior.name!r} needs a multiple of {prior.multiple}")
+        self.ladder, self.total, self.begin = tile_sizes(tile), 0, time.perf_counter()
+        if self.ladder[0] and self.ladder[0] % prior.picture_multiple:
+            raise InputError(f"tile {tile!r}: the prior {prior.name!r} needs a multiple of {prior.picture_multiple}")
+        if prior.fixed and tile != "auto":
+            raise InputError(f"tile {tile!r}: the prior {prior.name!r} takes {prior.window} pixels alone: leave it out")
+        self.size = self.ladder[0]  # of the tiles at work, in pixels of the picture; None is the whole region
+        self.room = math.inf  # memory ran out at this size
         info.device, info.dtype = str(prior.device), str(prior.dtype).removeprefix("torch.")
 
     def counted(self, denoise: Denoise, cost: int = 1, orientations: int = 1) -> Denoise:
@@ -103,8 +117,10 @@ class Job:
         reported."""
 
         def tiled(x: Tensor, level: Level) -> Pred:
-            size = self.sizes[0]
-            return (denoise if size is None else tiles(denoise, size, overlap=min(64, size // 4)))(x, level)
+            if self.size is None:
+                return denoise(x, level)
+            size, grid = self.size // self.prior.codec.factor, self.prior.multiple
+            return tiles(denoise, size, max(1, min(64, size // 4)), grid)(x, level)
 
         oriented = tiled if orientations == 1 else alternate(tiled, orientations)
 
@@ -112,36 +128,54 @@ class Job:
             pred = oriented(x, level)
             self.info.calls += cost
             if self.report:
-                preview = self.prior.codec.decode(pred.x0).clamp(0, 1)
-                self.report(Progress(self.info.calls, self.total, preview))
+                self.report(Progress(self.info.calls, self.total, pred.x0, self.prior.codec))
             return pred
 
         return asked
 
+    def sizes(self, side: int) -> list[int | None]:
+        """Tile sizes to try, in turn, on a region of this longer side; all in pixels of the picture.
+
+        What was asked for comes first. `auto` is the whole region, up to TILES[0], or up to 1.5 times the size of a
+        network that attends; then tiles of that size; then smaller ones, for when memory runs out. A network of a fixed
+        size is asked for that alone."""
+        if len(self.ladder) == 1:
+            return self.ladder
+        window, unit = self.prior.window, self.prior.picture_multiple
+        auto, rest = self.ladder[0] is None, self.ladder[1:]
+        if auto and window:
+            rest = [window, *(size for size in rest if size < window)]
+        rest = [size for size in rest if size < min(side, self.room) and not size % unit and size >= 2 * unit]
+        if not auto:
+            return [self.ladder[0], *rest]
+        if self.prior.fixed:
+            return [window if side > window else None]
+        whole = side <= whole_side(self.prior) and side < self.room
+        return [None, *rest] if whole or not rest else rest
+
     def drain(self, chain: Callable[[Denoise], Iterator[State]], side: int, rng: torch.Generator) -> Tensor:
         """The final x of `chain(denoise)`, on the CPU; starts over with smaller tiles when memory runs out.
 
-        side: the longer side of what the chain works on, in pixels; over TILES[0] it is worked on in tiles. rng: what
-        the chain draws from, set back when it starts over."""
-        state = rng.get_state()
-        if self.sizes[0] is None and len(self.sizes) > 1 and side > TILES[0]:
-            self.sizes = self.sizes[1:]
-        while True:
+        side: the longer side of what the chain works on, in model pixels. rng: what the chain draws from, set back when
+        it starts over."""
+        state, side = rng.get_state(), side * self.prior.codec.factor
+        failed = None
+        for size in self.sizes(side):
+            self.size = size
+            if failed is not None:
+                if self.prior.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                warnings.warn(f"out of memory: going on with tiles of {self.size} pixels", stacklevel=2)
             before = self.info.calls
             try:
                 return last(chain(self.counted(self.denoise, self.cost, self.orientations))).cpu()
             except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
             rng.set_state(state)
-            self.info.calls, failed = before, min(self.sizes[0] or side, side)
-            smaller = [size for size in self.sizes[1:] if size < side]
-            if not smaller:
-                raise OutOfMemory(f"out of memory, even for {failed} pixels at a time: free some, or change --device")
-            self.sizes = smaller
-            if self.prior.device.type == "cuda":
-                torch.cuda.empty_cache()
-            warnings.warn(f"out of memory: going on with tiles of {self.sizes[0]} pixels", stacklevel=2)
+            self.info.calls, failed = before, min(self.size or side, side)
+            self.room = min(self.room, failed)
+        raise OutOfMemory(f"out of memory, even for {failed} pixels at a time: free some, or change --device")
 
     def expect(self, *walks: list[Level]) -> None:
         """Tell the progress how many calls these walks will take, for all answers together."""

@@ -262,12 +262,12 @@ def from_config(config: dict[str, Any]) -> Schedule:
             raise InputError(f"{name} with use_dynamic_shifting: pass schedule=Flow(shift=...) for your image size")
         return Flow(config.get("num_train_timesteps", 1000), config.get("shift", 1.0))
     kind = getattr(diffusers, name, None)
-    scheduler = kind.from_config(config) if kind is not None else None
+    scheduler = kind.from_config(config) if hasattr(kind, "from_config") else None
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(f"the scheduler {name} has no table of alphas: pass schedule= yourself")
     abar = scheduler.alphas_cumprod.double().clamp(0, 1).numpy()
-    spacing = config.get("timestep_spacing", "leading")
-    return Table(abar, spacing=spacing if spacing in SPACINGS else "leading", offset=config.get("steps_offset", 0))
+    spacing, offset = (scheduler.config.get(name) for name in ("timestep_spacing", "steps_offset"))
+    return Table(abar, spacing=spacing if spacing in SPACINGS else "leading", offset=offset or 0)
 
 
 def between(schedule: Schedule, steps: int, high: float, low: float = 0.01, rho: float = 7.0) -> list[Level]:

@@ -22,6 +22,11 @@ class Network:
         self.given: dict[str, Tensor] = {}  # what the network is told beside x and t, for one picture or for each
 
     @property
+    def parts(self) -> list[Any]:
+        """What else has to be moved to the network's device, by its `to(device)`."""
+        return []
+
+    @property
     def device(self) -> torch.device:
         """Where the network lives; the CPU for a plain callable."""
         weight = next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
@@ -39,8 +44,9 @@ class Network:
         if self.labels is None:
             raise InputError(f"the {self.kind} {self.name!r} has no classes: leave the label out")
         names = [] if isinstance(self.labels, int) else self.labels
-        if label in names:
-            return names.index(label)
+        found = [i for i, name in enumerate(names) if label == name or label in name.split(", ")]  # ImageNet's synonyms
+        if found:
+            return next((i for i in found if label == names[i]), found[0])
         count = len(names) or self.labels
         number = int(label) if str(label).isdecimal() else count
         if isinstance(label, bool) or number >= count:

@@ -56,9 +56,12 @@ def boxes(mask: Tensor, margin: int, least: int = 0) -> list[Box]:
     return found
 
 
-def pad(x: Tensor, multiple: int, mode: str = "reflect") -> Tensor:
+def pad(x: Tensor, multiple: int, mode: str = "reflect", least: int = 0) -> Tensor:
     """Extend x (B,C,H,W) to the right and below, to sides divisible by `multiple`; by reflection, or repeating its
-    edge where it is too small to reflect."""
+    edge where it is too small to reflect. Sides shorter than `least`, such a multiple, are mirrored up to it."""
+    short = [max(0, least - side) for side in x.shape[-2:]]
+    if any(short):
+        x = mirrored(x, 0, short[1], 0, short[0])
     down, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     if not (down or right):
         return x
@@ -74,6 +77,11 @@ def mirrored(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
         i = torch.arange(-before, n + after, device=x.device) % (2 * n)
         x = x.index_select(dim, torch.minimum(i, 2 * n - 1 - i))
     return x
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """x (B,C,H,W) in [0, 1] at another (height, width): bicubic, antialiased, clamped."""
+    return F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def hole_radius(mask: Tensor) -> float:

@@ -51,6 +51,8 @@ class UNet(ModelMixin, ConfigMixin):
     sample_size: its pictures' side, where it is not for any size.
     """
 
+    channels_last = True  # the order of memory that it is fastest in
+
     @register_to_config
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from restore.errors import InputError
 from restore.levels import Level
 from restore.prior import Denoise, Pred, clipped
+from restore.tiling import blended
 
 LogProb = Callable[[Tensor, Level], Tensor]
 
@@ -89,58 +90,21 @@ def ensemble(denoise: Denoise, count: int = 8) -> Denoise:
     return mean
 
 
-def _spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
-    """Spans of `size` that cover `length` with at least `overlap` in common, evenly placed on multiples of 8."""
-    room, stride = max(length - size, 0), (size - overlap) // 8 * 8
-    count = -(-room // stride)
-    starts = [0, *(min(-(-i * room // (8 * count)) * 8, room) for i in range(1, count + 1))]
-    return [(a, min(a + size, length)) for a in starts]
-
-
-def _ramp(length: int, overlap: int, first: bool, last: bool, like: Tensor) -> Tensor:
-    """Weights of one tile along one side: 1 inside, falling to the edge over the overlap, except at the border."""
-    ramp = torch.ones(length, dtype=like.dtype, device=like.device)
-    rise = (torch.arange(overlap, dtype=like.dtype, device=like.device) + 0.5) / overlap
-    if not first:
-        ramp[:overlap] = rise
-    if not last:
-        ramp[-overlap:] = torch.minimum(ramp[-overlap:], rise.flip(0))
-    return ramp
-
-
-def tiles(denoise: Denoise, size: int, overlap: int = 64) -> Denoise:
+def tiles(denoise: Denoise, size: int, overlap: int = 64, grid: int = 8) -> Denoise:
     """Ask for tiles of `size` pixels, one after the other, and blend what overlaps: memory stays that of one tile.
 
-    size, overlap: model pixels, size > 2 * overlap (InputError otherwise); size is rounded down to a multiple of 8."""
-    size = size // 8 * 8
-    if size < 16 or size <= 2 * overlap or overlap < 1:
+    size, overlap: model pixels, size > 2 * overlap (InputError otherwise). grid: what the network wants sides divisible
+    by; size is rounded down to a multiple of it, and tiles begin at multiples."""
+    size = size // grid * grid
+    if size < 2 * grid or size <= 2 * overlap or overlap < 1:
         raise InputError(
-            f"tiles of {size} with an overlap of {overlap} do not work: take a size from 16, over twice the overlap"
+            f"tiles of {size} with an overlap of {overlap} do not work: take a size from {2 * grid}, over twice the "
+            "overlap"
         )
 
-    def windows(height: int, width: int, like: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        for top, bottom in _spans(height, size, overlap):
-            column = _ramp(bottom - top, overlap, top == 0, bottom == height, like) if height > size else None
-            for left, right in _spans(width, size, overlap):
-                row = _ramp(right - left, overlap, left == 0, right == width, like) if width > size else None
-                weight = torch.ones(bottom - top, right - left, dtype=like.dtype, device=like.device)
-                weight = weight if column is None else weight * column[:, None]
-                weight = weight if row is None else weight * row[None, :]
-                yield slice(top, bottom), slice(left, right), weight
-
     def tiled(x: Tensor, level: Level) -> Pred:
-        height, width = x.shape[-2:]
-        if max(height, width) <= size:
+        if max(x.shape[-2:]) <= size:
             return denoise(x, level)
-        sums, total = None, torch.zeros(height, width, dtype=x.dtype, device=x.device)
-        for rows, columns, weight in windows(height, width, x):
-            parts = denoise(x[..., rows, columns].contiguous(), level)
-            if sums is None:
-                sums = [None if part is None else torch.zeros_like(x) for part in parts]
-            for acc, part in zip(sums, parts, strict=True):
-                if part is not None:
-                    acc[..., rows, columns] += weight * part
-            total[rows, columns] += weight
-        return Pred(*[None if acc is None else acc / total for acc in sums])
+        return Pred(*blended(lambda tile: denoise(tile, level), x, size, overlap, grid=grid))
 
     return tiled

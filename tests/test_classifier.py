@@ -16,7 +16,8 @@ from restore import load
 from restore.classifier import Classifier, load_classifier
 from restore.errors import InputError, PriorError
 from restore.levels import CLEAN, Flow, Karras, Level, cosine, linear
-from restore.load import bundled, describe, kind_of, settle
+from restore.load import bundled, describe, kind_of
+from restore.precision import DTYPES, settle
 from restore.wrappers import gradient
 
 
@@ -139,7 +140,7 @@ def test_unknown_classes_are_refused(label, saved):
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_gradients_flow_through_reduced_precision(name, saved):
-    dtype, level, x = load.DTYPES[name], linear().at(300), noise(2, 3, 24, 24)
+    dtype, level, x = DTYPES[name], linear().at(300), noise(2, 3, 24, 24)
     full, less = loaded(saved), settle(loaded(saved), torch.device("cpu"), dtype)
     assert less.net.downsamplers[0].weight.dtype == dtype
     wanted, found = (gradient(one.log_prob("dog"))(x, level) for one in (full, less))

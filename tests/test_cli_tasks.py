@@ -427,7 +427,7 @@ def test_priors_that_do_not_go_together(desk, tmp_path_factory, no_network):
         config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": int(folder.name)}))
     before = snapshot(desk.here)
     for to, prior, words, code in (
-        (channels, small, "different shapes", 2),
+        (channels, small, "4 channels", 2),
         (small, channels, "4 channels", 2),
         (large, small, "size 32", 2),
         ("nope", small, "no prior 'nope'", 4),

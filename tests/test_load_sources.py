@@ -8,7 +8,8 @@ from torch import nn
 
 from restore.errors import InputError
 from restore.levels import cosine, linear
-from restore.load import load_prior, pick_device, pick_dtype
+from restore.load import load_prior
+from restore.precision import pick_device, pick_dtype
 from restore.prior import Prior
 
 # ---------------------------------------------------------------- devices and precisions

@@ -68,7 +68,8 @@ def test_declared_dependencies_are_what_is_imported():
     """Every third-party module that the installed code imports is declared."""
     names = {"opencv-python-headless": "cv2", "pillow": "PIL", "huggingface-hub": "huggingface_hub"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {line.split(">")[0] for line in project["dependencies"]}
+    lines = [*project["dependencies"], *project["optional-dependencies"]["text"]]
+    declared = {line.split(">")[0] for line in lines}
     declared = {names.get(name, name) for name in declared}
     used = set()
     for folder in ("restore", "cli"):

@@ -10,6 +10,7 @@ from test_tasks_labels import same
 
 import restore
 from restore.errors import InputError, PriorError
+from restore.latents import Latents
 from restore.levels import cosine, linear
 from restore.prior import Prior
 from restore.tasks import Denoise, Edit, Generate, conditions
@@ -209,7 +210,7 @@ def test_what_is_not_there_or_does_not_look_at_pixels(tmp_path, no_network):
     with pytest.raises(PriorError, match="no diffusers folder of a classifier"):
         restore.generate(classifier=tmp_path, **asked)
     latent = white()
-    latent.codec = object()
+    latent.codec = Latents(torch.nn.Identity(), factor=1, channels=3)
     with pytest.raises(InputError, match="does not work on pixels"):
         Guide(exact()).beside(latent)
     elsewhere = exact()

@@ -362,7 +362,6 @@ BAD = [
     ("edit", {"eta": 2}, "eta is 2"),
     ("refine", {"factor": 0}, "factor is 0"),
     ("refine", {"factor": 2.5}, "factor is 2.5"),
-    ("refine", {"factor": None}, "factor is None"),
     ("refine", {"strength": 0}, r"strength is 0: give a share of the noise schedule in \(0, 1\]"),
     ("refine", {"strength": None}, "strength is None"),
     ("refine", {"stop": -0.1}, "stop is -0.1"),

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from restore.classifier import Classifier
 from restore.errors import InputError
@@ -51,6 +52,8 @@ class Options:
     eta: float | None = None
     label: str | int | None = None
     guidance: float | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
     classifier: str | Path | Classifier | Guide | None = None
     classifier_scale: float | None = None
     seed: int = 0
@@ -67,8 +70,9 @@ class Options:
         self._whole(steps=1, seed=0, samples=1)
         self._real("eta", self.eta, 0, 1, "a number from 0 (no fresh noise) to 1 (all of it)")
         self._real("guidance", self.guidance, 0, 1000, "a scale of at least 0; 1 is none")
-        if self.guidance is not None and self.label is None:
-            raise InputError("guidance pulls towards a label: give one")
+        if self.guidance is not None and self.label is None and self.prompt is None:
+            raise InputError("guidance pulls towards a label: give one, or a prompt")
+        self._check_prompts()
         self._check_classifier()
         tile_sizes(self.tile)
         self._check_noise()
@@ -87,6 +91,17 @@ class Options:
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high):
             shown = f"{value:g}" if isinstance(value, Real) else repr(value)
             raise InputError(f"{name} is {shown}: give {wanted}")
+
+    def _check_prompts(self) -> None:
+        for name in ("prompt", "negative_prompt"):
+            if not isinstance(getattr(self, name), str | None):
+                raise InputError(f"{name} is {getattr(self, name)!r}: give a text")
+        if self.prompt is not None and self.label is not None:
+            raise InputError("a label is for priors of classes, and a prompt for those that read text: give one")
+        if self.negative_prompt is not None and self.prompt is None:
+            raise InputError("negative_prompt says what a prompt pulls away from: give a prompt too")
+        if self.negative_prompt is not None and self.guidance == 1:
+            raise InputError("negative_prompt works by guidance, and a guidance of 1 is none: leave one out")
 
     def _check_classifier(self) -> None:
         self._real(
@@ -131,7 +146,8 @@ class Options:
         check_prior(prior)
         guide = None if self.classifier is None else self.classifier.beside(prior)
         scale = 1.0 if self.classifier_scale is None else float(self.classifier_scale)
-        denoise, cost = conditioned(prior, self.label, self.guidance, guide, scale)
+        texts = {"prompt": self.prompt, "negative_prompt": self.negative_prompt}
+        denoise, cost = conditioned(prior, self.label, self.guidance, guide, scale, **texts)
         info = Info(self.chosen, prior.name, self.count, int(self.seed), int(self.samples))
         info.classifier = guide and guide.name
         return Job(prior, info, self.tile, progress, denoise, cost, prior.orientations if self.preset.turning else 1)
@@ -143,9 +159,18 @@ class Options:
 
 
 def check_prior(prior: Prior) -> None:
-    """Refuse a prior that does not work on pictures of three channels."""
-    if prior.channels != 3:
-        raise InputError(f"the prior {prior.name!r} works on {prior.channels} channels, and pictures have 3")
+    """Refuse a prior that works on other channels than its codec makes of a picture."""
+    if prior.channels != prior.codec.channels:
+        made = "its latents" if prior.latent else "pictures"
+        shown = f"works on {prior.channels} channels, and {made} have {prior.codec.channels}"
+        raise InputError(f"the prior {prior.name!r} {shown}")
+
+
+def check_pixels(prior: Prior, what: str) -> None:
+    """Refuse a latent prior for `what` measures pixels, with what works instead."""
+    if prior.latent:
+        reason = f"{what} measures pixels, and {prior.name!r} sees the latents of an autoencoder, no linear map of them"
+        raise InputError(f"{reason}: take a prior of pixels, such as photo, or inpaint by repaint, edit or refine")
 
 
 def check_share(name: str, value: float, *, zero: bool = False) -> None:
@@ -166,8 +191,10 @@ def check_noise(noise_std: float | None) -> None:
 
 
 def walk(prior: Prior, steps: int, high: float, low: float = MIN_RATIO) -> list[Level]:
-    """`steps` levels from the ratio `high`, bounded, to `low`, then CLEAN; one, where `high` is not above `low`."""
-    high = min(high, MAX_RATIO)
+    """`steps` levels from the ratio `high` to `low`, then CLEAN; one, where `high` is not above `low`.
+
+    None is noisier than MAX_RATIO, or than what the network was trained on."""
+    high = min(high, MAX_RATIO, top_ratio(prior, 1.0))
     return between(prior.schedule, steps if high > low else 1, high, min(low, high))
 
 
@@ -178,8 +205,15 @@ def top_ratio(prior: Prior, strength: float) -> float:
 
 
 def model_space(prior: Prior, image: Tensor) -> Tensor:
-    """(B,3,h,w) in [0, 1] -> padded to what the network takes, encoded, on the prior's device."""
-    return prior.codec.encode(pad(image, prior.multiple).to(prior.device))
+    """(B,3,h,w) in [0, 1] -> padded to what the network takes, encoded, on the prior's device.
+
+    Here, in `cells` and in `image_space` pixels of the picture become model pixels, and nowhere else in the tasks."""
+    return prior.codec.encode(pad(image, prior.picture_multiple, least=prior.least).to(prior.device))
+
+
+def cells(prior: Prior, mask: Tensor) -> Tensor:
+    """A mask (B,1,h,w) of 0 and 1, padded, in model pixels, on the prior's device: 1 where any pixel of a cell is 1."""
+    return max_pool2d(pad(mask, prior.picture_multiple, least=prior.least), prior.codec.factor).to(prior.device)
 
 
 def image_space(prior: Prior, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,11 +7,12 @@ from pathlib import Path
 from torch import nn
 
 from restore.classifier import Classifier, load_classifier
-from restore.codec import Pixels
 from restore.errors import InputError
-from restore.load import DTYPES
+from restore.precision import DTYPES
 from restore.prior import Denoise, Prior
-from restore.wrappers import classifier_free, classifier_guided
+from restore.wrappers import classifier_free, classifier_guided, clip
+
+GUIDANCE = 7.5  # towards a prompt, where nothing else is said, as the pipelines of Stable Diffusion have it
 
 
 class Guide:
@@ -26,7 +27,7 @@ class Guide:
     def beside(self, prior: Prior) -> Classifier:
         """The classifier on the prior's device, in its precision. Raises PriorError where there is no such classifier,
         InputError where it cannot look at what the prior makes."""
-        if not isinstance(prior.codec, Pixels):
+        if prior.latent:
             raise InputError(f"the prior {prior.name!r} does not work on pixels, which a classifier looks at")
         if isinstance(self.source, Classifier):
             if isinstance(self.source.net, nn.Module) and self.source.device != prior.device:
@@ -46,12 +47,17 @@ def conditioned(
     guidance: float | None,
     classifier: Classifier | None = None,
     scale: float = 1.0,
+    *,
+    prompt: str | None = None,
+    negative_prompt: str | None = None,
 ) -> tuple[Denoise, int]:
-    """The prior at a class, by classifier-free guidance, a classifier or both, if that is wanted; and how often it asks
-    the prior's network.
+    """The prior at a class or a prompt, by classifier-free guidance, a classifier or both, if that is wanted; and how
+    often it asks the prior's network.
 
     With a classifier `label` is one of its classes, and the prior's class of that name, if it has classes.
-    Raises InputError for labels that are not there, or none where one is needed."""
+    Raises InputError for labels that are not there, or none where one is needed, and for prompts that nothing reads."""
+    if prompt is not None:
+        return _of_text(prior, prompt, negative_prompt or "", GUIDANCE if guidance is None else float(guidance))
     if classifier is None:
         return _of_class(prior, label, guidance)
     index, own = agreed(prior, classifier, label)
@@ -75,7 +81,21 @@ def _of_class(prior: Prior, label: str | int | None, guidance: float | None) -> 
         raise InputError(f"the prior {prior.name!r} was trained with a label always: guidance has nothing to go by")
     if not guidance:  # the unconditional prior
         return prior.unlabelled, 1
-    return classifier_free(chosen, prior.unlabelled, float(guidance)), 2
+    return _free(chosen, prior.unlabelled, float(guidance)), 2
+
+
+def _of_text(prior: Prior, prompt: str, against: str, guidance: float) -> tuple[Denoise, int]:
+    told = prior.prompted(prompt)
+    if guidance == 1 or prompt == against:
+        return told, 1
+    away = prior.prompted(against)
+    return (_free(told, away, guidance), 2) if guidance else (away, 1)
+
+
+def _free(yes: Prior, no: Prior, scale: float) -> Denoise:
+    """Classifier-free guidance of what the network says, clipped after it, as schedulers do."""
+    guided = classifier_free(yes.unclipped, no.unclipped, scale)
+    return clip(guided, -float(yes.clip), float(yes.clip)) if yes.clip else guided
 
 
 def agreed(prior: Prior, classifier: Classifier, label: str | int) -> tuple[int, int | None]:

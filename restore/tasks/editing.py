@@ -13,6 +13,7 @@ from torch import Tensor
 
 from restore import images
 from restore.algorithms import ddib, ilvr, low_pass, sdedit
+from restore.algorithms.ilvr import LowPass
 from restore.errors import InputError
 from restore.jobs import Report, Result
 from restore.levels import Level
@@ -25,6 +26,7 @@ from restore.steps import State, ddim, heun, once
 from restore.tasks.common import (
     Options,
     Preset,
+    cells,
     check_prior,
     check_share,
     image_space,
@@ -64,7 +66,7 @@ class Edit(Options):
             note = "the mask is empty" if self.strength else "a strength of 0 changes nothing"
             copies = [images.like(picture, picture.rgb) for _ in range(self.samples)]
             return job.done(copies, f"{note}: the picture is given back as it was")
-        regions = [Box(0, height, 0, width)] if mask is None else boxes(holes, MARGIN, prior.size or 0)
+        regions = [Box(0, height, 0, width)] if mask is None else boxes(holes, MARGIN, prior.picture_size or 0)
         levels = walk(prior, self.count, top_ratio(prior, self.strength))
         job.expect(*[levels] * int(self.repeats) * len(regions))
         answers = []
@@ -72,7 +74,7 @@ class Edit(Options):
             rgb = picture.rgb.clone()
             for box in regions:
                 x = model_space(prior, box.cut(picture.rgb))
-                keep = None if mask is None else 1 - pad(box.cut(holes), prior.multiple).to(x)
+                keep = None if mask is None else 1 - cells(prior, box.cut(holes))
                 options = {"mask": keep, "eta": self.noise_share, "repeats": int(self.repeats), "rng": rng}
 
                 def chain(denoise: Denoise, x: Tensor = x, options: dict[str, Any] = options) -> Iterator[State]:
@@ -118,7 +120,7 @@ class Refine(Options):
 
     METHODS: ClassVar = {"ilvr": Preset(steps=50, eta=1.0)}
 
-    factor: int = 8
+    factor: int | None = None
     stop: float = 0.0
     strength: float = 1.0
 
@@ -130,13 +132,26 @@ class Refine(Options):
         if self.stop >= self.strength:
             raise InputError(f"stop is {self.stop:g}, and the chain begins at {self.strength:g}: stop below it")
 
+    def low_pass(self, prior: Prior, size: tuple[int, int]) -> LowPass:
+        """The filter in model space, for pictures of `size`. Raises InputError for a factor that does not fit.
+
+        Both defaults are 1/32 of the side that the prior was trained on: of 256 pixels, or of 64 cells."""
+        unit = prior.codec.factor
+        factor = self.factor or (2 * unit if prior.latent else 8)
+        if factor > min(size):
+            raise InputError(f"a low-pass factor of {factor} is more than the {size[1]} x {size[0]} picture")
+        if factor % unit:
+            raise InputError(
+                f"factor is {factor}: {prior.name!r} sees cells of {unit} pixels, so give a multiple of it"
+            )
+        return low_pass(int(factor) // unit)
+
     def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
         """`refine` on a Picture, with how it was done."""
         job = self.start(prior, progress)
         size = picture.rgb.shape[-2:]
-        if self.factor > min(size):
-            raise InputError(f"a low-pass factor of {self.factor} is more than the {size[1]} x {size[0]} picture")
-        x, phi = model_space(prior, picture.rgb), low_pass(self.factor)
+        phi = self.low_pass(prior, size)
+        x = model_space(prior, picture.rgb)
         levels = walk(prior, self.count, top_ratio(prior, self.strength))
         stop = top_ratio(prior, self.stop) if self.stop else 0.0
         job.expect(levels)
@@ -166,7 +181,8 @@ def refine(
 ) -> Any:
     """A new picture of the prior with the low frequencies of `image` (ILVR): details are invented, layout is kept.
 
-    factor: the low-pass factor N; the larger, the freer. stop: the share of the noise schedule in [0, 1) below which
+    factor: the low-pass factor N in pixels, 8 by default; the larger, the freer. For a latent prior it is a multiple of
+    the pixels of a cell, by default two cells. stop: the share of the noise schedule in [0, 1) below which
     the chain runs free. strength: the share in (0, 1] to start from; below 1 the chain begins with `image`, noised.
     eta: fresh noise in [0, 1]. The other arguments, the kinds that go in and come back, and what is raised: as
     `restore.inpaint`. Source: `restore.algorithms.ilvr`."""
@@ -185,6 +201,14 @@ class Translate(Options):
     METHODS: ClassVar = {"heun": Preset(steps=40, low=0.01), "ddim": Preset(steps=80, low=0.01)}
 
     from_label: str | int | None = None
+    from_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.from_prompt, str | None):
+            raise InputError(f"from_prompt is {self.from_prompt!r}: give a text")
+        if self.from_prompt is not None and self.from_label is not None:
+            raise InputError("from_label is for priors of classes, and from_prompt for those that read text: give one")
 
     def walks(self, source: Prior, target: Prior) -> tuple[list[Level], list[Level]]:
         """The same noise-to-signal ratios on both schedules, up and down, without CLEAN: the ODE has no end there."""
@@ -195,17 +219,22 @@ class Translate(Options):
     def run(self, picture: Picture, source: Prior, target: Prior, progress: Report | None = None) -> Result:
         """`translate` on a Picture, with how it was done."""
         check_prior(source)
-        same = source.channels == target.channels and source.codec.factor == target.codec.factor
-        if not same or (source.size and target.size and source.size != target.size):
-            shapes = (
-                f"{prior.name!r} has {prior.channels} channels and size {prior.size}" for prior in (source, target)
-            )
+        pair = (source, target)
+        sizes = {prior.picture_size for prior in pair if prior.picture_size}
+        if len({(prior.channels, prior.codec.factor) for prior in pair}) > 1 or len(sizes) > 1:
+            shapes = (f"{prior.name!r} has {prior.channels} channels and size {prior.picture_size}" for prior in pair)
             raise InputError(f"the two priors are of different shapes: {', '.join(shapes)}")
+        if not source.codec.agrees(target.codec):
+            names = f"{source.name!r} and {target.name!r}"
+            raise InputError(f"{names} have different autoencoders: what is a picture to one is none to the other")
         job = self.start(target, progress)
-        going, cost = conditioned(source, self.from_label, None)
+        guidance = None if self.from_prompt is None else 1
+        going, cost = conditioned(source, self.from_label, guidance, prompt=self.from_prompt)
         up, down = self.walks(source, target)
         job.total = (2 if self.chosen == "heun" else 1) * self.count * (cost + job.cost)
-        x = source.codec.encode(pad(picture.rgb, math.lcm(source.multiple, target.multiple)).to(target.device))
+        unit = math.lcm(source.picture_multiple, target.picture_multiple)
+        padded = pad(picture.rgb, unit, least=max(source.least, target.least))
+        x = source.codec.encode(padded.to(target.device))
         step = heun if self.chosen == "heun" else once(ddim)
 
         def chain(arriving: Denoise) -> Iterator[State]:
@@ -229,9 +258,10 @@ def translate(
     """Translate a picture from one prior, or class of it, to another by two ODEs (DDIB): no noise, always one answer.
 
     prior, to: where the picture comes from and where it goes, the same prior by default. from_label, label: the classes
-    likewise; guidance and classifier are for the way to `label`. method: "heun" or "ddim"; steps: levels each way. To
-    where it came from, a picture comes back as it was, up to the solver's error. The other arguments, the kinds that go
-    in and come back, and what is raised: as `restore.inpaint`. Source: `restore.algorithms.ddib`."""
+    likewise, or from_prompt, prompt: the texts; guidance and classifier are for the way to `label` or `prompt`. method:
+    "heun" or "ddim"; steps: levels each way. To where it came from, a picture comes back as it was, up to the solver's
+    error. The other arguments, the kinds that go in and come back, and what is raised: as `restore.inpaint`.
+    Source: `restore.algorithms.ddib`."""
     request = Translate(**options)
     picture = images.read(image)
     source = load_prior(prior, device=device, dtype=dtype)

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from restore import images
 from restore.algorithms import ddrm, dpir
 from restore.errors import InputError
-from restore.jobs import Report, Result
+from restore.jobs import Job, Report, Result
 from restore.kernels import read_kernel
 from restore.levels import Level
 from restore.load import load_prior
@@ -34,6 +34,7 @@ from restore.tasks.common import (
     Options,
     Preset,
     check_noise,
+    check_pixels,
     check_share,
     image_space,
     one_or_all,
@@ -65,6 +66,11 @@ class Inverse(Options, ABC):
         check_noise(self.noise_std)
         if self.strength is not None:
             check_share("strength", self.strength)
+
+    def start(self, prior: Prior, progress: Report | None) -> Job:
+        """As every task; but a latent prior is refused."""
+        check_pixels(prior, self.chosen)
+        return super().start(prior, progress)
 
     @abstractmethod
     def problem(self, rgb: Tensor, multiple: int) -> Problem:
@@ -100,7 +106,7 @@ class Inverse(Options, ABC):
     def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
         """The task on a Picture, with how it was done; the answers are of the kind that the Picture was read from."""
         job = self.start(prior, progress)
-        op, y, guess, size, (top, left) = self.problem(picture.rgb, prior.multiple)
+        op, y, guess, size, (top, left) = self.problem(picture.rgb, prior.picture_multiple)
         std = prior.codec.std(self.noise(picture.rgb)) * shared_noise(y)
         levels = self.levels(prior, std)
         job.expect(levels)

@@ -18,7 +18,7 @@ from restore.load import load_prior
 from restore.picture import Picture
 from restore.prior import Prior
 from restore.steps import begin, ddim, heun, once, sample
-from restore.tasks.common import MAX_RATIO, Options, Preset, image_space, model_space, one_or_all, walk, with_options
+from restore.tasks.common import MAX_RATIO, Options, Preset, image_space, one_or_all, walk, with_options
 
 
 def read_size(text: str | None) -> int | tuple[int, int] | None:
@@ -57,18 +57,20 @@ class Generate(Options):
     def run(self, prior: Prior, progress: Report | None = None) -> Result:
         """`generate` with how it was done."""
         job = self.start(prior, progress)
-        size = self.size or prior.size or 256
+        size = self.size or prior.picture_size or 256
         size = (size, size) if isinstance(size, Integral) else tuple(size)
         blank = Picture.of(torch.zeros(1, 3, *size), "the sample", kind="pil")
         levels = walk(prior, self.count, MAX_RATIO)
+        shape = [-(-max(side, prior.least) // prior.picture_multiple) * prior.multiple for side in size]
+        like = torch.zeros(1, prior.channels, *shape, device=prior.device)
         job.expect(levels)
         if self.chosen == "heun":  # two calls a step, but for the last
             job.total = 2 * job.total - job.cost * self.samples
         answers = []
         for rng in self.rngs():
-            x = begin(model_space(prior, blank.rgb), levels[0], rng=rng)
+            x = begin(like, levels[0], rng=rng)
             move = heun if self.chosen == "heun" else once(ddim, eta=self.noise_share, rng=rng)
-            found = job.drain(lambda denoise, x=x, move=move: sample(denoise, x, levels, move=move), max(size), rng)
+            found = job.drain(lambda denoise, x=x, move=move: sample(denoise, x, levels, move=move), max(shape), rng)
             answers.append(images.like(blank, image_space(prior, found, size)))
         return job.done(answers)
 
@@ -84,8 +86,9 @@ def generate(
 ) -> Any:
     """Sample pictures from a prior: PIL images, a list where `samples` is more than 1, made with seed, seed + 1, ...
 
-    size: one side or (height, width), by default what the prior was trained on, else 256. label, guidance: a class, and
-    the scale of classifier-free guidance to it, where 1 is none. method: "heun" (Karras et al. 2022), "ddim" or "ddpm"
+    size: one side or (height, width), by default what the prior was trained on, else 256. label or prompt, guidance: a
+    class or a text, and the scale of classifier-free guidance to it, where 1 is none. method: "heun" (Karras et al.
+    2022), "ddim" or "ddpm"
     (eta 1); steps: noise levels; eta: fresh noise in [0, 1] of ddim and ddpm. The other arguments, a classifier among
     them, and what is raised: as `restore.inpaint`."""
     request = Generate(**options)

@@ -13,18 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from restore.errors import InputError
+from restore.layout import replace
 
 PREFIX = "step-"
-
-
-def replace(new: Path, target: Path) -> None:
-    """Put the folder `new` in the place of the folder `target`."""
-    old = target.with_name(f".old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from torch import nn
 
-from restore.load import PARTS
+from restore import layout
 from restore.train import toml
 from restore.train.config import ClassifierConfig, Config, PriorConfig
 from restore.train.log import MEASURES, duration
@@ -29,17 +26,10 @@ def prior(
     """Fill `folder` with what `restore.load_prior` and diffusers read; `history` is the log, for the card.
 
     labels.json lists the class names; where the network has one class more, the last stands for 'no label'."""
-    ours = type(net).__module__.startswith("restore.")
-    index = {
-        "_class_name": "DDPMPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "scheduler": ["diffusers", type(scheduler).__name__],
-        "unet": ["restore.unet" if ours else "diffusers", type(net).__name__],
-    }
-    _text(folder / "model_index.json", json.dumps(index, indent=2))
-    what = f"denoising network of {_millions(net)} M parameters that predicts {config.train.predicts}"
+    layout.index(folder, net, type(scheduler).__name__)
+    what = f"denoising network of {layout.millions(net)} M parameters that predicts {config.train.predicts}"
     _parts(folder, "prior", net, scheduler, config, labels)
-    _text(folder / "README.md", card("A diffusion prior", what, config, labels, history))
+    layout.text(folder / "README.md", card("A diffusion prior", what, config, labels, history))
 
 
 def classifier(
@@ -51,35 +41,18 @@ def classifier(
     history: list[dict[str, Any]],
 ) -> None:
     """Fill `folder` with what `restore.load_classifier` reads; `history` is the log, for the card."""
-    what = f"noisy classifier of {_millions(net)} M parameters, for the guidance of diffusion priors"
+    what = f"noisy classifier of {layout.millions(net)} M parameters, for the guidance of diffusion priors"
     smoothed, dropped = config.train.label_smoothing, config.network.get("dropout", 0)
     recipe = f"* cross-entropy at noise levels drawn from the table, label smoothing {smoothed:g}, drop-out {dropped:g}"
     _parts(folder, "classifier", net, scheduler, config, labels)
-    _text(folder / "README.md", card("A noisy classifier", what, config, labels, history, recipe))
-
-
-def _millions(net: nn.Module) -> str:
-    return f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}"
+    layout.text(folder / "README.md", card("A noisy classifier", what, config, labels, history, recipe))
 
 
 def _parts(folder: Path, kind: str, net: nn.Module, scheduler: Any, config: Config, labels: list[str] | None) -> None:
     """The network, in the precision asked for, the scheduler, the class names and the configuration."""
     dtype = torch.float16 if config.export.dtype == "fp16" else torch.float32
-    net = copy.deepcopy(net)
-    for tensor in [*net.parameters(), *net.buffers()]:
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to("cpu", dtype).contiguous()
-    net.save_pretrained(folder / PARTS[kind], safe_serialization=True)
-    for path in (folder / PARTS[kind]).iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone
-    scheduler.save_pretrained(folder / "scheduler")
-    _text(folder / "train.toml", toml.write(dataclasses.asdict(config)))
-    if labels:
-        _text(folder / "labels.json", json.dumps(labels))
-
-
-def _text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
+    layout.parts(folder, kind, net, scheduler, labels, dtype)
+    layout.text(folder / "train.toml", toml.write(dataclasses.asdict(config)))
 
 
 def card(
@@ -90,13 +63,7 @@ def card(
     done = history[-1] if history else {"step": 0, "crops": 0, "seconds": 0.0}
     budget = " or ".join(f"{v:g} {k}" for k, v in (("steps", train.steps), ("minutes", train.minutes)) if v)
     parts = [
-        "---",
-        f"license: {settings.license}",
-        "library_name: diffusers",
-        "tags: [diffusion, image-restoration, restore]",
-        "---",
-        f"# {settings.title or title}",
-        "",
+        *layout.front(settings.license, settings.title or title),
         f"A {what}, trained on crops of {config.data.crop} px"
         + (f" with {len(labels)} labels ({', '.join(labels)})." if labels else "."),
         "",
