@@ -118,6 +118,15 @@ def test_classifiers_come_back(pool, names, tmp_path):
     assert found.schedule.at(500).ratio == pytest.approx(schedule.at(500).ratio)
 
 
+def test_heads_of_a_classifier_are_of_64_channels_where_its_own_flags_are_given(tmp_path):
+    net = halved(lively(GuidedEncoder(**SMALL, num_head_channels=64, sample_size=16, classes=7)))
+    flags = {"image_size": 16, "classifier_use_fp16": True, "classifier_width": 32, "classifier_depth": 1}
+    found = checkpoints.read(saved(tmp_path / "c.pt", net, flags))
+    assert found.net.config.num_head_channels == 64
+    x, t = given(16)
+    torch.testing.assert_close(answers(found.net, x, t), answers(net, x, t), atol=1e-5, rtol=1e-5)
+
+
 def test_depth_of_a_classifier_is_asked_for_where_it_could_be_two(tmp_path):
     """A residual block that halves looks like one that does not, where no attention and no width tells them apart."""
     net = GuidedEncoder(model_channels=32, channels=(32, 32, 32, 32), layers=2, attention=(False,) * 4, pool="adaptive")

@@ -68,6 +68,8 @@ def gathered(path: Path, family: str, given: Mapping[str, Any] | None, table: Ma
     sidecar = path.with_suffix(".toml")
     beside = _read(sidecar) if sidecar.is_file() else {}
     said = _known(beside, family, str(sidecar)) | _known(given or {}, family, "flags")
+    if any(name.startswith("classifier_") for name in {**beside, **(given or {})}) and "num_heads" not in said:
+        said = {"num_head_channels": 64} | said  # as create_classifier has it, which takes no flag for it
     origin = "flags say" if given else f"{sidecar.name} says" if beside else "the table of released files says"
     return Flags({**(table or {}), **said}, origin, path)
 
