@@ -31,7 +31,7 @@ from restore import tasks
 from restore.algorithms import sdedit
 from restore.steps import begin, ddim, heun, last, once, sample
 from restore.tasks.common import MAX_RATIO, image_space, model_space, top_ratio, walk
-from restore.wrappers import classifier_free, classifier_guided
+from restore.wrappers import classifier_free, classifier_guided, clip
 
 SCALES, BATCH = (1, 1.5, 2, 3, 4), 50
 METHODS = ("heun 25", "heun 18", "heun 10", "ddim 50", "ddim 25", "ddpm 250", "ddpm 100")
@@ -81,8 +81,9 @@ class Bench:
         prior = copy(self.prior)
         prior.clip = prior.clip and way.clip
         denoise = prior.labelled(y) if way.guidance else prior.unlabelled
-        if way.guidance not in (0, 1):
-            denoise = classifier_free(denoise, prior.unlabelled, way.guidance)
+        if way.guidance not in (0, 1):  # clipped after it, as `generate` does
+            denoise = classifier_free(denoise.unclipped, prior.unlabelled.unclipped, way.guidance)
+            denoise = clip(denoise) if prior.clip else denoise
         if not way.classifier:
             return denoise
         log_prob = lambda x, level: self.classifier(x, level).log_softmax(1).gather(1, y[:, None]).squeeze(1)  # noqa: E731
