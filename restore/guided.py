@@ -7,7 +7,7 @@ cannot say: classifiers, upsamplers, heads of several widths, and a first width 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from restore.errors import InputError
 
 POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
+Resample = Callable[[Tensor], Tensor]  # (B,C,H,W) -> sides halved or doubled
 RESAMPLES = ("updown", "conv", "pool")  # residual blocks that halve and double, convolutions, or neither
 
 
@@ -42,7 +43,9 @@ def doubled(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """A residual block (B,in,H,W) -> (B,out,H,W), told the time; with `resample` it halves or doubles the sides too."""
 
-    def __init__(self, inside: int, outside: int, time: int, scale_shift: bool, resample: object = None) -> None:
+    def __init__(
+        self, inside: int, outside: int, time: int, scale_shift: bool, resample: Resample | None = None
+    ) -> None:
         super().__init__()
         self.resample, self.scale_shift = resample, scale_shift
         self.in_layers = nn.Sequential(Norm(inside), nn.SiLU(), nn.Conv2d(inside, outside, 3, padding=1))
@@ -121,38 +124,35 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 class Guided(ModelMixin, ConfigMixin):
     """What both networks have: the time, the way down and the middle."""
 
-    def _build(
-        self,
-        taken: int,
-        model_channels: int,
-        channels: Iterable[int],
-        layers: int,
-        attention: Iterable[bool],
-        heads: tuple[int | None, int | None],
-        new_order: bool,
-        scale_shift: bool,
-        resample: str,
-    ) -> list[int]:
-        """The widths of what the way down keeps."""
-        time, width = 4 * model_channels, channels[0]
-        self.time_embed = nn.Sequential(nn.Linear(model_channels, time), nn.SiLU(), nn.Linear(time, time))
-        self._block = lambda a, b, how=None: Block(a, b, time, scale_shift, how)
-        self._attention = lambda w, count: Attention(w, w // heads[1] if heads[1] else count, new_order)
+    def _build(self, taken: int) -> list[int]:
+        """The time, the way down from `taken` channels and the middle, by the configuration; the widths of what is kept
+        for the way up."""
+        c = self.config
+        time, width = 4 * c.model_channels, c.channels[0]
+        self.time_embed = nn.Sequential(nn.Linear(c.model_channels, time), nn.SiLU(), nn.Linear(time, time))
         blocks, kept = [Stage([nn.Conv2d(taken, width, 3, padding=1)])], [width]
-        for level, (wide, attends) in enumerate(zip(channels, attention, strict=True)):
-            for _ in range(layers):
-                stage = [self._block(width, wide), *([self._attention(wide, heads[0])] if attends else [])]
-                blocks.append(Stage(stage))
+        for level, (wide, attends) in enumerate(zip(c.channels, c.attention, strict=True)):
+            for _ in range(c.layers):
+                blocks.append(Stage([self._block(width, wide), *([self._attention(wide)] if attends else [])]))
                 width = wide
                 kept.append(width)
-            if level < len(channels) - 1:
-                down = self._block(width, width, halved) if resample == "updown" else Down(width, resample == "conv")
-                blocks.append(Stage([down]))
+            if level < len(c.channels) - 1:
+                updown = c.resample == "updown"
+                blocks.append(
+                    Stage([self._block(width, width, halved) if updown else Down(width, c.resample == "conv")])
+                )
                 kept.append(width)
         self.input_blocks = nn.ModuleList(blocks)
-        middle = [self._block(width, width), self._attention(width, heads[0]), self._block(width, width)]
-        self.middle_block = Stage(middle)
+        self.middle_block = Stage([self._block(width, width), self._attention(width), self._block(width, width)])
         return kept
+
+    def _block(self, inside: int, outside: int, resample: Resample | None = None) -> Block:
+        return Block(inside, outside, 4 * self.config.model_channels, self.config.scale_shift, resample)
+
+    def _attention(self, width: int, heads: int | None = None) -> Attention:
+        c = self.config
+        count = width // c.num_head_channels if c.num_head_channels else heads or c.num_heads
+        return Attention(width, count, c.new_order)
 
     @property
     def conv_in(self) -> nn.Module:
@@ -192,17 +192,16 @@ class GuidedUNet(Guided):
         sample_size: int | None = None,
     ) -> None:
         super().__init__()
-        taken, heads = in_channels * (2 if low_res else 1), (num_heads, num_head_channels)
-        kept = self._build(taken, model_channels, channels, layers, attention, heads, new_order, scale_shift, resample)
+        kept = self._build(in_channels * (2 if low_res else 1))
         self.label_emb = nn.Embedding(num_class_embeds, 4 * model_channels) if num_class_embeds else None
-        width, upward, blocks = kept[-1], num_heads_upsample or num_heads, []
+        width, blocks = kept[-1], []
         for level in reversed(range(len(channels))):
             wide = channels[level]
             for i in range(layers + 1):
                 stage = [self._block(width + kept.pop(), wide)]
                 width = wide
                 if attention[level]:
-                    stage.append(self._attention(wide, upward))
+                    stage.append(self._attention(wide, num_heads_upsample))
                 if level and i == layers:
                     up = resample == "updown"
                     stage.append(self._block(wide, wide, doubled) if up else Up(wide, resample == "conv"))
@@ -279,10 +278,7 @@ class GuidedEncoder(Guided):
         sample_size: int | None = None,
     ) -> None:
         super().__init__()
-        heads = (num_heads, num_head_channels)
-        kept = self._build(
-            in_channels, model_channels, channels, layers, attention, heads, new_order, scale_shift, resample
-        )
+        kept = self._build(in_channels)
         width, features = kept[-1], sum(kept) + kept[-1]
         if pool == "attention":
             last = AttentionPool(sample_size // 2 ** (len(channels) - 1), width, num_head_channels, classes)

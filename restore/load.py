@@ -15,7 +15,7 @@ from restore import fetch, hub, shelf, zoo
 from restore.errors import InputError, PriorError
 from restore.folders import PARTS, parts
 from restore.levels import Schedule, from_config
-from restore.pipelines import multiple, pipeline, prediction
+from restore.pipelines import clipping, multiple, pipeline, prediction
 from restore.precision import pick_device, pick_dtype, settle
 from restore.prior import Prior
 
@@ -144,7 +144,7 @@ def _from_file(
         predicts=predicts or prediction(path, found.scheduler),
         schedule=schedule or from_config(found.scheduler),
         channels=config["in_channels"],
-        clip=float(found.scheduler.get("clip_sample_range", 1.0)) if found.scheduler.get("clip_sample") else False,
+        clip=clipping(found.scheduler),
         multiple=multiple(config),
         size=found.size,
         labels=found.labels,

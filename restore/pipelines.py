@@ -66,7 +66,7 @@ def pipeline(folder: Path, schedule: Schedule | None, predicts: str | None, name
         schedule=schedule or from_config(settings),
         codec=codec,
         channels=config.get("in_channels", 3),
-        clip=float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample") else False,
+        clip=clipping(settings),
         multiple=multiple(config),
         size=max(size) if isinstance(size, list | tuple) else size,
         labels=labels,
@@ -98,6 +98,11 @@ def prediction(folder: Path, settings: dict[str, Any]) -> str:
     if kind not in DIFFUSERS_PREDICTS:
         raise InputError(f"{folder}: unknown prediction_type {kind!r}")
     return DIFFUSERS_PREDICTS[kind]
+
+
+def clipping(settings: dict[str, Any]) -> bool | float:
+    """How far x0 may be from 0, by the scheduler's configuration; False where it is not clipped."""
+    return float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample") else False
 
 
 def multiple(config: dict[str, Any]) -> int:

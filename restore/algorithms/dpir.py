@@ -43,7 +43,6 @@ def dpir(
     x = data_step(op.pinv(y) if start is None else start, levels[0].ratio)
     for now, then in pairwise(levels):
         x0 = denoise(now.alpha * x, now).x0  # the prior subproblem: a Gaussian denoiser
-        x = data_step(
-            torch.lerp(x, x0, relaxation) if then.ratio else x0, then.ratio
-        )  # the last word is the denoiser's
+        far = relaxation if then.ratio else 1.0  # the last word is the denoiser's
+        x = data_step(torch.lerp(x, x0, far), then.ratio)
         yield State(x, x0, then)

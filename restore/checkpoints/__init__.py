@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from restore.checkpoints import ddim, guided
 from restore.checkpoints.files import family, opened
 from restore.checkpoints.flags import gathered
+from restore.checkpoints.plan import Plan
 from restore.checkpoints.released import Known, known
 from restore.errors import InputError
 
@@ -40,13 +41,13 @@ def read(path: str | Path, flags: Mapping[str, Any] | None = None) -> Checkpoint
     table of released files, by their name or sha256. Raises InputError, in one line that names the file, where it is
     no checkpoint, holds code or something else, where flags are missing, unknown, or contradict the tensors."""
     path = Path(path)
-    code, plan, shapes, facts, state = _looked(path, flags)
+    name, plan, facts, state = _looked(path, flags)
     try:
-        net = code.network(plan, state)
+        net = FAMILIES[name].network(plan, state)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return Checkpoint(
-        plan.kind, family(shapes, path), net.eval(), plan.scheduler, plan.size, plan.labels, plan.flags,
+        plan.kind, name, net.eval(), plan.scheduler, plan.size, plan.labels, plan.flags,
         facts.title if facts else path.name, facts.licence if facts else None,
     )  # fmt: skip
 
@@ -54,13 +55,13 @@ def read(path: str | Path, flags: Mapping[str, Any] | None = None) -> Checkpoint
 def describe(path: str | Path, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What `restore priors info` says of a file: as `read`, without making the network."""
     path = Path(path)
-    code, plan, _, facts, state = _looked(path, flags)
+    name, plan, facts, state = _looked(path, flags)
     return {
         "kind": plan.kind,
         "title": facts.title if facts else path.name,
         "licence": (facts and facts.licence) or "unknown",
         "megabytes": round(sum(v.numel() * v.element_size() for v in state.values()) / 1e6, 1),
-        "network": code.class_name(plan),
+        "network": FAMILIES[name].class_name(plan),
         "channels": plan.widths,
         "size": plan.size,
         "predicts": plan.scheduler["prediction_type"] if plan.kind == "prior" else None,
@@ -71,11 +72,10 @@ def describe(path: str | Path, flags: Mapping[str, Any] | None = None) -> dict[s
     }
 
 
-def _looked(path: Path, flags: Mapping[str, Any] | None) -> tuple[Any, Any, dict, Known | None, dict[str, Tensor]]:
-    """The family's module, its plan of the network, the shapes, what the table knows, and the tensors."""
+def _looked(path: Path, flags: Mapping[str, Any] | None) -> tuple[str, Plan, Known | None, dict[str, Tensor]]:
+    """The family, the plan of the network, what the table knows of the file, and the tensors."""
     state = opened(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     found, facts = family(shapes, path), known(path)
-    code = FAMILIES[found]
     given = gathered(path, found, flags, facts.flags if facts and facts.family == found else None)
-    return code, code.plan(shapes, given, path), shapes, facts, state
+    return found, FAMILIES[found].plan(shapes, given, path), facts, state

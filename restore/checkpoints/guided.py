@@ -33,7 +33,10 @@ def plan(shapes: Shapes, flags: Flags, path: Path) -> Plan:
     flags.settle("num_res_blocks", layers)
     flags.settle("use_scale_shift_norm", scale_shift)
     flags.settle("resblock_updown", resample == "updown")
-    flags.settle("conv_resample", resample != "pool") if resample != "updown" else flags.pop("conv_resample", None)
+    if resample == "updown":
+        flags.pop("conv_resample", None)  # it has no effect beside resblock_updown
+    else:
+        flags.settle("conv_resample", resample != "pool")
     flags.settle("channel_mult", [_tidy(width / model_channels) for width in widths])
     heads = _heads(flags, widths, attention)
     order = bool(flags.setdefault("use_new_attention_order", False if flags.said else None))

@@ -88,8 +88,7 @@ def generate(
 
     size: one side or (height, width), by default what the prior was trained on, else 256. label or prompt, guidance: a
     class or a text, and the scale of classifier-free guidance to it, where 1 is none. method: "heun" (Karras et al.
-    2022), "ddim" or "ddpm"
-    (eta 1); steps: noise levels; eta: fresh noise in [0, 1] of ddim and ddpm. The other arguments, a classifier among
-    them, and what is raised: as `restore.inpaint`."""
+    2022), "ddim" or "ddpm" (eta 1); steps: noise levels; eta: fresh noise in [0, 1] of ddim and ddpm. The other
+    arguments, a classifier among them, and what is raised: as `restore.inpaint`."""
     request = Generate(**options)
     return one_or_all(request, request.run(load_prior(prior, device=device, dtype=dtype), progress))
