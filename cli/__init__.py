@@ -21,6 +21,7 @@ from restore.cli import (
     inpaint,
     priors,
     refine,
+    repair,
     score,
     train,
     translate,
@@ -107,9 +108,10 @@ def main(
 
 app.command("inpaint", short_help="Repaint the white part of a mask.")(inpaint.inpaint)
 app.command("upscale", short_help="More pixels: 2, 3, 4 ... times as large.")(upscale.upscale)
-app.command("deblur", short_help="Undo a blur whose kernel is known.")(deblur.deblur)
+app.command("deblur", short_help="Undo a blur.")(deblur.deblur)
 app.command("denoise", short_help="Remove noise.")(denoise.denoise)
 app.command("colorize", short_help="Colours for gray pictures.")(colorize.colorize)
+app.command("repair", short_help="What a conditional prior was trained to undo.")(repair.repair)
 app.command("edit", short_help="Make a sketch or a picture look real (SDEdit).")(edit.edit)
 app.command("refine", short_help="A new picture with the same layout (ILVR).")(refine.refine)
 app.command("translate", short_help="From one prior or class to another (DDIB).")(translate.translate)

@@ -50,6 +50,26 @@ Strength = Annotated[
         show_default="by method",
     ),
 ]  # fmt: skip
+Consistent = Annotated[
+    bool,
+    typer.Option(
+        "--consistent", help="Of a conditional prior: agree with the picture exactly, where its damage is known."
+    ),
+]
+Then = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--then", metavar="NAME|PATH|ID", show_default=False,
+        help="A conditional prior that enlarges the answer; may be repeated (a cascade).",
+    ),
+]  # fmt: skip
+Augment = Annotated[
+    float | None,
+    typer.Option(
+        "--augment", metavar="X", help="Noise, of 255, added to what conditional priors see.",
+        show_default="a quarter of what they know, for --then",
+    ),
+]  # fmt: skip
 Mask = Annotated[
     Path | None,
     typer.Option("-m", "--mask", metavar="FILE|DIR", help="White = here. A folder holds a mask with each name."),

@@ -15,10 +15,13 @@ def denoise(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="mmse, ddpm or ddrm.", show_default="mmse; ddpm for samples"),
+        typer.Option(
+            metavar="NAME", help="mmse, ddpm or ddrm; of a conditional prior ddim, ddpm, heun or dpm++.",
+            show_default="mmse; ddpm for samples; ddim",
+        ),
     ] = None,
     eta: Eta = None,
-) -> None:
+) -> None:  # fmt: skip
     """Remove the noise from pictures: white noise of a strength that is given, or estimated.
 
     Without -o, IMG.jpg gives IMG-denoise.jpg beside it."""

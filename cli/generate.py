@@ -6,6 +6,7 @@ import typer
 
 from restore.cli import common
 from restore.cli.command import (
+    Augment,
     ClassifierName,
     ClassifierScale,
     Eta,
@@ -13,6 +14,7 @@ from restore.cli.command import (
     Label,
     NegativePrompt,
     Prompt,
+    Then,
     guide,
     load,
 )
@@ -30,6 +32,8 @@ def generate(
         str | None, typer.Option(metavar="NAME", help="heun, ddim or ddpm.", show_default="heun")
     ] = None,
     eta: Eta = None,
+    then: Then = None,
+    augment: Augment = None,
     prior: common.PriorName = "photo",
     quality: common.Quality = None,
     steps: common.Steps = None,
@@ -55,7 +59,8 @@ def generate(
     request = Generate(
         size=read_size(size), method=method, eta=eta, quality=quality, steps=steps, label=label, guidance=guidance,
         prompt=prompt, negative_prompt=negative_prompt, classifier=beside,
-        classifier_scale=classifier_scale, samples=samples, seed=seed, tile=tile,
+        classifier_scale=classifier_scale, samples=samples, seed=seed, tile=tile, then=then or (),
+        augment=None if augment is None else augment / 255,
     )  # fmt: skip
     item = common.Item(None, name="generate")
     common.run(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from restore.cli.command import Eta, Run, picture_command
+from restore.cli.command import Consistent, Eta, Run, picture_command
 
 
 @picture_command
@@ -21,7 +21,8 @@ def inpaint(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="dpir, ddrm or repaint.", show_default="dpir; ddrm for samples; repaint on latents"
+            metavar="NAME", help="dpir, ddrm or repaint; of a conditional prior ddim, ddpm, heun or dpm++.",
+            show_default="dpir; ddrm for samples; repaint on latents; ddim",
         ),
     ] = None,
     strength: Annotated[
@@ -49,6 +50,7 @@ def inpaint(
             help="auto, always or never: shrink the surroundings of wide holes to the prior's size.",
         ),
     ] = "auto",
+    consistent: Consistent = False,
 ) -> None:  # fmt: skip
     """Repaint the white part of a mask; every other pixel stays exactly as it is.
 
@@ -57,6 +59,6 @@ def inpaint(
 
     request = Inpaint(
         method=method, strength=strength, eta=eta, jump=jump, resamplings=resamplings, noise_std=sigma / 255,
-        feather=feather, crop_to_mask=crop_to_mask, **run.options,
+        feather=feather, crop_to_mask=crop_to_mask, consistent=consistent, **run.options,
     )  # fmt: skip
     run.go("inpaint", lambda seen, prior, progress: request.run(*seen, prior, progress), mask=mask, masked=True)

@@ -1,4 +1,4 @@
-"""`restore train`: train priors and classifiers from configurations."""
+"""`restore train`: train priors, conditional ones and classifiers from configurations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Train priors and classifiers from TOML configurations.",
+    help="Train priors, conditional priors and classifiers from TOML configurations.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -19,6 +19,10 @@ TEXTS = {
     "prior": """Train a diffusion prior; a run that was stopped goes on from its last checkpoint.
 
     The trained prior, a diffusers folder, is OUTPUT/prior. Beside it lie log.jsonl, samples and checkpoints.""",
+    "conditional": """Train a conditional prior: super-resolution (SR3, SRDiff); colours, holes, blur, JPEG (Palette).
+
+    What is undone, and how, is in the configuration's [condition]. The trained prior is OUTPUT/prior, which upscale,
+    colorize, inpaint, deblur, denoise and repair take as --prior.""",
     "classifier": """Train a classifier of noisy pictures, for guidance; a run that was stopped goes on.
 
     A picture's class is the name of its folder. The trained classifier is OUTPUT/classifier, for --classifier.""",
@@ -54,10 +58,11 @@ def _add(kind: str) -> None:
         except KeyboardInterrupt:
             typer.echo("restore: note: a checkpoint was written; run the same command to go on", err=True)
             raise
+        made = report["classifier" if kind == "classifier" else "prior"]
         if as_json:
             typer.echo(json.dumps(report))
         elif not quiet:
-            typer.echo(f"wrote {report[kind]} after {report['step']} steps and {report['crops']} crops", err=True)
+            typer.echo(f"wrote {made} after {report['step']} steps and {report['crops']} crops", err=True)
 
     app.command(kind, help=TEXTS[kind])(command)
 

@@ -40,6 +40,8 @@ def convert(
             found.net.register_to_config(sample_size=found.size)
         if found.kind == "prior":
             layout.index(aside, found.net, found.scheduler["_class_name"])
+        if found.condition:
+            found.condition.write(aside)
         layout.parts(aside, found.kind, found.net, found.scheduler, found.labels, torch.float32)
         licence, origin = _facts(path, found)
         layout.text(aside / "README.md", card(found, path.name, sha, licence, origin))

@@ -13,6 +13,10 @@ class InputError(RestoreError, ValueError):
     exit_code = 2
 
 
+class WriteError(InputError):
+    """What cannot be written: a full disk, a read-only folder."""
+
+
 class PriorError(RestoreError):
     """The prior is not there."""
 

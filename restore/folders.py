@@ -19,7 +19,12 @@ from restore.errors import InputError, PriorError
 
 PARTS = {"prior": "unet", "classifier": "net"}  # the folder of the network, and the networks of our own
 OURS = {
-    "prior": {"UNet": "restore.unet", "GuidedUNet": "restore.guided"},
+    "prior": {
+        "UNet": "restore.unet",
+        "GuidedUNet": "restore.guided",
+        "SR3UNet": "restore.sr3",
+        "SRDiff": "restore.srdiff",
+    },
     "classifier": {"Encoder": "restore.encoder", "GuidedEncoder": "restore.guided"},
 }
 TRANSFORMER = "transformer"  # where a prior's network lies if it is one

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from restore import fetch, hub, shelf, zoo
+from restore.conditional import Condition
 from restore.errors import InputError, PriorError
 from restore.folders import PARTS, parts
 from restore.levels import Schedule, from_config
-from restore.pipelines import clipping, multiple, pipeline, prediction
+from restore.pipelines import clipping, conditional, multiple, pipeline, prediction
 from restore.precision import pick_device, pick_dtype, settle
 from restore.prior import Prior
 
@@ -139,17 +140,18 @@ def _from_file(
     """A checkpoint of another code -> Prior."""
     found = read_file(path, flags, "prior")
     config = found.net.config
-    return Prior(
-        found.net,
-        predicts=predicts or prediction(path, found.scheduler),
-        schedule=schedule or from_config(found.scheduler),
-        channels=config["in_channels"],
-        clip=clipping(found.scheduler),
-        multiple=multiple(config),
-        size=found.size,
-        labels=found.labels,
-        name=name,
-    )
+    options = {
+        "predicts": predicts or prediction(path, found.scheduler),
+        "schedule": schedule or from_config(found.scheduler),
+        "clip": clipping(found.scheduler),
+        "multiple": multiple(config),
+        "size": found.size,
+        "labels": found.labels,
+        "name": name,
+    }
+    if found.condition:
+        return conditional(found.net, found.condition, config, options, path)
+    return Prior(found.net, channels=config["in_channels"], **options)
 
 
 def describe(source: str | Path, kind: str = "prior", flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -179,6 +181,7 @@ def _of_file(path: Path, kind: str, flags: Mapping[str, Any] | None) -> dict[str
 
 def _of_folder(folder: Path, kind: str) -> dict[str, Any]:
     _, config, settings, labels = parts(folder, kind)
+    told = Condition.read(folder) if kind == "prior" else None
     settings = settings or {}
     card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
     header = card.split("---")[1] if card.startswith("---") else ""
@@ -196,4 +199,5 @@ def _of_folder(folder: Path, kind: str) -> dict[str, Any]:
         "levels": settings.get("num_train_timesteps"),
         "classes": len(labels) if labels else config.get("num_class_embeds") or config.get("classes"),
         "labels": ", ".join(labels) if labels else None,
+        **(told.facts if told else {}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from restore.codec import Codec, Pixels
+from restore.conditional import Condition, ConditionalPrior
+from restore.continuous import Continuous
 from restore.errors import InputError
 from restore.folders import CODECS, TRANSFORMER, network, orientations, parts, quiet, read_json
-from restore.levels import Schedule, from_config, linear
+from restore.levels import Schedule, Table, from_config, linear
 from restore.prior import Prior, Text
 
 DIFFUSERS_PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 READS = ("UNet2DConditionModel", "SD3Transformer2DModel")  # networks that are told a text
 DIT = ("DiTTransformer2DModel", "Transformer2DModel")  # squares alone; the second is its name in older folders
-NETWORKS = ("UNet", "UNet2DModel", *READS, *DIT)
+NETWORKS = ("UNet", "UNet2DModel", "SR3UNet", "SRDiff", *READS, *DIT)
+WIDTHS = ("block_out_channels", "channel_mults", "dim_mults", "channels")  # one for each scale, by the network
 EXTRAS = {  # conditions of a UNet2DConditionModel that nothing here can give
     "addition_embed_type": "sizes and a pooled text beside the prompt, as Stable Diffusion XL does",
     "class_embed_type": "an embedding in the place of a class",
@@ -55,27 +59,49 @@ def pipeline(folder: Path, schedule: Schedule | None, predicts: str | None, name
     predicts = predicts or prediction(folder, settings)
     if settings.get("thresholding"):
         raise InputError(f"{folder}: its scheduler clips by dynamic thresholding, which is not supported")
-    codec = codec_of(root, inner, config)
+    told = Condition.read(root)
+    codec = Pixels() if told else codec_of(root, inner, config)
     text = text_of(root, config) if kind in READS else None
     labels, null = classes(root, kind, config, labels)
     size = config.get("sample_size")
     net = network(inner, config)
+    options = {
+        "predicts": predicts,
+        "schedule": schedule or from_config(settings),
+        "codec": codec,
+        "clip": clipping(settings),
+        "multiple": multiple(config),
+        "size": max(size) if isinstance(size, list | tuple) else size,
+        "labels": labels,
+        "null_label": null,
+        "orientations": orientations(folder),
+        "name": name,
+    }
+    if told:
+        return conditional(net, told, config, options, folder)
     return Prior(
         Named(net) if kind == "SD3Transformer2DModel" else net,
-        predicts=predicts,
-        schedule=schedule or from_config(settings),
-        codec=codec,
         channels=config.get("in_channels", 3),
-        clip=clipping(settings),
-        multiple=multiple(config),
-        size=max(size) if isinstance(size, list | tuple) else size,
-        labels=labels,
-        null_label=null,
         text=text,
         fixed=kind in DIT,
-        orientations=orientations(folder),
-        name=name,
+        **options,
     )
+
+
+def conditional(
+    net: nn.Module, told: Condition, config: dict[str, Any], options: dict[str, Any], folder: Path
+) -> ConditionalPrior:
+    """A prior that sees a picture. Raises InputError where the network does not take what condition.json says."""
+    taken, wanted = config.get("in_channels", 3), 3 + told.channels
+    if taken != wanted:
+        raise InputError(f"{folder}: condition.json makes {wanted} channels, and the network takes {taken}")
+    schedule = options["schedule"]
+    if told.noise_level:
+        if not isinstance(schedule, Table):
+            raise InputError(f"{folder}: a network that is told the noise level needs a scheduler with a noise table")
+        options["schedule"] = Continuous(schedule, told.noise_level)
+    options["multiple"] = math.lcm(options["multiple"], told.scale)
+    return ConditionalPrior(net, told, **options)
 
 
 def completed(settings: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +135,7 @@ def multiple(config: dict[str, Any]) -> int:
     """What the network wants sides divisible by, in model pixels: its patch, or as often as it halves them."""
     if "patch_size" in config:
         return config["patch_size"]
-    widths = config.get("block_out_channels") or config.get("channels") or (1,)
+    widths = next((config[name] for name in WIDTHS if isinstance(config.get(name), list | tuple)), (1,))
     return 2 ** (len(widths) - 1)
 
 

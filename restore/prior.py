@@ -71,6 +71,7 @@ class Prior(Network):
     """
 
     kind = "prior"
+    condition: Any = None  # of a `restore.conditional.ConditionalPrior`, what it is shown
 
     def __init__(
         self,

@@ -137,6 +137,28 @@ def heun(denoise: Denoise, x: Tensor, now: Level, then: Level) -> tuple[Tensor, 
 Move = Callable[[Denoise, Tensor, Level, Level], tuple[Tensor, Pred]]
 
 
+def multistep() -> Move:
+    """DPM-Solver++(2M): Lu et al. 2022, algorithm 2. One network call a step, of second order; Euler's into CLEAN.
+
+    It remembers its last step: take a new one for each chain. Levels go down, and none has alpha = 0."""
+    before: list[tuple[Tensor, Level]] = []
+
+    def move(denoise: Denoise, x: Tensor, now: Level, then: Level) -> tuple[Tensor, Pred]:
+        pred, x0 = denoise(x, now), None
+        if not then.sigma:
+            return then.alpha * pred.x0, pred
+        h = math.log(now.ratio / then.ratio)  # a step of log(alpha / sigma)
+        if before:
+            older, level = before.pop()
+            share = h / math.log(level.ratio / now.ratio) / 2
+            x0 = (1 + share) * pred.x0 - share * older
+        before.append((pred.x0, now))
+        x0 = pred.x0 if x0 is None else x0
+        return then.sigma / now.sigma * x - then.alpha * math.expm1(-h) * x0, pred
+
+    return move
+
+
 def once(step: Callable[..., Tensor], **options: object) -> Move:
     """A step that needs one prediction, as a move that asks for it: `sample(..., move=once(ddim, eta=1, rng=rng))`."""
 

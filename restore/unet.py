@@ -21,6 +21,13 @@ class UNetOutput(BaseOutput):
     sample: Tensor
 
 
+def eased(net: nn.Module, block: nn.Module, *inputs: Tensor) -> Tensor:
+    """block(*inputs); its activations are computed again on the way back where `net` has gradient checkpointing."""
+    if net.gradient_checkpointing and torch.is_grad_enabled():
+        return net._gradient_checkpointing_func(block, *inputs)
+    return block(*inputs)
+
+
 class Block(nn.Module):
     """x + conv(silu(film(conv(norm(x))))), modulated by the time; the norm sees one pixel's channels alone."""
 
@@ -52,6 +59,7 @@ class UNet(ModelMixin, ConfigMixin):
     """
 
     channels_last = True  # the order of memory that it is fastest in
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -66,6 +74,7 @@ class UNet(ModelMixin, ConfigMixin):
         sample_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = False  # of each block, by enable_gradient_checkpointing()
         self.time_proj = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(64, time_channels)
         self.class_embedding = nn.Embedding(num_class_embeds, time_channels) if num_class_embeds else None
@@ -93,14 +102,14 @@ class UNet(ModelMixin, ConfigMixin):
         x, skips = self.conv_in(sample), []
         for group, down in zip(self.down_blocks, self.downsamplers, strict=True):
             for block in group:
-                x = block(x, emb)
+                x = eased(self, block, x, emb)
             skips.append(x)
             x = down(x)
         for block in self.mid_blocks:
-            x = block(x, emb)
+            x = eased(self, block, x, emb)
         for group, up in zip(reversed(self.up_blocks), reversed(self.upsamplers), strict=True):
             x = up(x) + skips.pop()
             for block in group:
-                x = block(x, emb)
+                x = eased(self, block, x, emb)
         out = self.conv_out(F.silu(x))
         return UNetOutput(sample=out) if return_dict else (out,)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from restore.errors import InputError
 from restore.levels import Level
+from restore.operators import Linear
 from restore.prior import Denoise, Pred, clipped
 from restore.tiling import blended
 
@@ -57,6 +58,19 @@ def classifier_free(conditional: Denoise, unconditional: Denoise, scale: float) 
         return yes._replace(x0=torch.lerp(no.x0, yes.x0, scale), eps=torch.lerp(no.eps, yes.eps, scale))
 
     return guided
+
+
+def consistent(denoise: Denoise, op: Linear, y: Tensor) -> Denoise:
+    """x0 brought into agreement with y = A x: x0 + A^+ (y - A x0), and eps with it (DDNM: Wang et al. 2023, eq. 7).
+
+    y: a measurement without noise, in model space. What the operator does not see stays as the network says it."""
+
+    def projected(x: Tensor, level: Level) -> Pred:
+        pred = denoise(x, level)
+        x0 = pred.x0 + op.pinv(y - op.A(pred.x0))
+        return pred._replace(x0=x0, eps=(x - level.alpha * x0) / level.sigma)
+
+    return projected
 
 
 def turned(x: Tensor, k: int, back: bool = False) -> Tensor:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +219,22 @@ def no_network(monkeypatch):
         raise AssertionError("the network was asked, although the input is bad")
 
     monkeypatch.setattr(Prior, "__call__", stop)
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(step): the next run gets a SIGINT in the middle of that step of its training."""
+    from restore.train.loop import Loop
+
+    def at(step):
+        plain = Loop._step
+
+        def interrupted(self, batch, size):
+            if self.step == step - 1:
+                monkeypatch.setattr(Loop, "_step", plain)
+                os.kill(os.getpid(), signal.SIGINT)
+            return plain(self, batch, size)
+
+        monkeypatch.setattr(Loop, "_step", interrupted)
+
+    return at

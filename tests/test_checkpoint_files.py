@@ -80,13 +80,13 @@ LOOKS = {
     "first_stage_model.encoder.conv_in.weight": "a VAE",
     "text_model.encoder.layers.0.mlp.fc1.weight": "CLIP",
     "lora_unet_down_blocks_0.lora_up.weight": "a LoRA",
-    "denoise_fn.downs.0.weight": "SR3",
+    "denoise_fn.downs.0.weight": "the code of SR3",
     "all_modules.0.weight": "score_sde",
     "model.map_layer0.weight": "EDM",
     "down_blocks.0.resnets.0.norm1.weight": "diffusers",
     "layer1.0.conv1.weight": "ResNet",
     "blocks.0.attn.qkv.weight": "DiT",
-    "fc.weight": "neither a guided-diffusion nor a DDIM",
+    "fc.weight": "no network of guided-diffusion, DDIM or SR3",
 }
 
 

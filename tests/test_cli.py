@@ -31,7 +31,7 @@ def test_help_is_quick_and_loads_nothing_heavy(args):
     assert done.stderr.strip() == "[]"
 
 
-VERBS = ["inpaint", "upscale", "deblur", "denoise", "colorize", "edit", "refine", "translate", "generate"]
+VERBS = ["inpaint", "upscale", "deblur", "denoise", "colorize", "repair", "edit", "refine", "translate", "generate"]
 OTHERS = [["score"], ["degrade"], ["priors"], ["priors", "list"], ["priors", "info"], ["train"]]
 
 
@@ -47,11 +47,13 @@ def test_help_fits_a_terminal(args, monkeypatch):
 def test_help_names_the_methods_that_there_are(verb):
     """In their order, the default first; where there is one alone, there is nothing to choose."""
     text = " ".join(run(verb, "-h").stdout.split())
-    found = list(getattr(tasks, verb.title()).METHODS)
+    request = getattr(tasks, verb.title())
+    found, more = list(request.METHODS), [] if request.METHODS == request.SAMPLERS else list(request.SAMPLERS)
+    told = f"; of a conditional prior {', '.join(more[:-1])} or {more[-1]}" if more else ""
     if len(found) == 1:
         assert "--method" not in text
     else:
-        assert f"--method NAME {', '.join(found[:-1])} or {found[-1]}. [default: ({found[0]}" in text
+        assert f"--method NAME {', '.join(found[:-1])} or {found[-1]}{told}. [default: ({found[0]}" in text
 
 
 def test_help_names_every_exit_code():

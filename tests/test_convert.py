@@ -40,6 +40,7 @@ class Checkpoint:
     flags: dict = field(default_factory=dict)
     title: str | None = "A network of somebody"
     licence: str | None = None
+    condition: Any = None
 
 
 def unet(**options):

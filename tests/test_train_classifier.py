@@ -9,7 +9,7 @@ import torch
 from command import run
 from conftest import normal, save_tiny
 from PIL import Image
-from test_train_loop import interrupt, logged, state  # noqa: F401 - a fixture
+from training import logged, state
 
 import restore
 from restore.errors import InputError
@@ -154,7 +154,7 @@ def test_a_window_in_the_middle():
 # ---------------------------------------------------------------- the run
 
 
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(folder, tmp_path, interrupt):  # noqa: F811
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(folder, tmp_path, interrupt):
     options = {"phases": [Phase(0.5, crop=16, batch=2)], "accumulate": 2, "label_smoothing": 0.1}
     train(settings(folder, **options), tmp_path / "whole")
     interrupt(7)

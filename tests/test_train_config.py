@@ -86,3 +86,18 @@ def test_difference_names_what_forbids_a_resumption(tmp_path):
     assert toml.difference(there, dataclasses.asdict(other), FREE) == "train.lr (0.001 there, 0.5 here)"
     phased = parse(tmp_path, MINIMAL + "phases = [{start = 0.5, crop = 32}]\n")
     assert "train.phases.0" in toml.difference(there, dataclasses.asdict(phased), FREE)
+
+
+def test_keys_that_an_older_run_did_not_know_have_their_defaults(tmp_path):
+    text = MINIMAL + "phases = [{start = 0.5, crop = 32}]\n"
+    now = dataclasses.asdict(parse(tmp_path, text))
+    old = dataclasses.asdict(parse(tmp_path, text))
+    del old["data"]["shards"], old["train"]["decay"]["end"], old["train"]["phases"][0]["batch"], old["schedule"]
+    del old["data"]["sources"][0]["weight"], old["export"]
+    assert toml.difference(old, now) is not None
+    assert toml.difference(toml.completed(old, PriorConfig), now) is None
+    changed = dataclasses.asdict(parse(tmp_path, text.replace("[train]", "shards = 2\n[train]")))
+    assert toml.difference(toml.completed(old, PriorConfig), changed) == "data.shards (1 there, 2 here)"
+    old["train"]["forgotten"] = 3  # a key that there is no more
+    told = toml.difference(toml.completed(old, PriorConfig), now)
+    assert told == "train.forgotten (3 there, None here)"

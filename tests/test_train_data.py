@@ -67,6 +67,28 @@ def test_damaged_pictures_are_skipped_and_counted(folder, capsys):
     assert told.count("torn.png") == 1
 
 
+def test_workers_tell_of_damaged_pictures(folder, capfd):
+    (folder / "cats" / "broken.png").write_bytes(b"no picture")
+    for cache in (4.0, 0.0):  # the training process finds it while it loads all, or a worker does
+        data = Pictures(Data([Source(str(folder))], crop=8, holdout=0.0, cache_gb=cache), 0)
+        for batch in islice(Loader(data, 0, 8, 8, list(range(8)), workers=2), 20):
+            names = data.names(batch["item"].tolist())
+            assert "cats/broken.png" not in names
+        assert data.names(data.bad) == ["cats/broken.png"]
+        assert 1 <= capfd.readouterr().err.count("broken.png") <= 2
+
+
+def test_an_error_in_a_worker_is_the_same_line(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "a.png").write_bytes(b"")
+    told = []
+    for workers in (0, 2):
+        with pytest.raises(InputError) as caught:
+            next(iter(Loader(pictures(tmp_path / "a", cache_gb=0.0), 0, 4, 8, [0, 1, 2, 3], workers)))
+        told.append(str(caught.value))
+    assert told[0] == told[1] == f"no usable picture in {tmp_path / 'a'}: all are damaged"
+
+
 def test_no_usable_picture_is_an_input_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no usable picture"):
@@ -150,3 +172,47 @@ def test_workers_and_shares_give_the_same_batches(folder):
     assert all(torch.equal(a, b) for a, b in zip(whole, images([0, 1, 2, 3], workers=2), strict=True))
     halves = zip(images([0, 1]), images([2, 3]), strict=True)
     assert all(torch.equal(w, torch.cat(h)) for w, h in zip(whole, halves, strict=True))
+
+
+def test_one_shard_draws_as_there_were_none(folder):
+    data = pictures(folder)
+    for n in range(40):
+        rng = np.random.default_rng((0, n))
+        rng.uniform()
+        number = int(rng.integers(0, 8))
+        expected = cut(decode(data.items[number]), Cut(8, (0.5, 1.0), flip=True), rng)
+        sample = data[n, 8]
+        assert sample["item"] == number
+        assert np.array_equal(sample["image"], expected)
+
+
+def test_a_shard_draws_its_pictures_alone(folder, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
+    (tmp_path / "other").mkdir()
+    for i in range(3):
+        Image.new("RGB", (20, 20)).save(tmp_path / "other" / f"{i}.png")
+    data = pictures(folder, tmp_path / "other", shards=3)  # 8 pictures, then 3
+    parts = [{data[n, 8, shard]["item"] for n in range(100)} for shard in range(3)]
+    assert parts == [{0, 3, 6, 8}, {1, 4, 7, 9}, {2, 5, 10}]
+    again = pictures(folder, tmp_path / "other", shards=3)
+    again.preload([2])
+    assert sorted(again.cache) == [2, 5, 10]
+    with pytest.raises(InputError, match="other has 3 pictures to train on: too few for 4 shards"):
+        pictures(folder, tmp_path / "other", shards=4)
+
+
+def test_a_damaged_shard_is_an_input_error(folder):
+    data = pictures(folder, shards=8)
+    data.damaged[3] = True
+    assert data[0, 8, 2]["item"] == 2
+    with pytest.raises(InputError, match="shard 3 of 8: all are damaged"):
+        data[0, 8, 3]
+
+
+def test_rows_draw_from_their_shards(folder):
+    data = pictures(folder, shards=2)
+    for workers in (0, 2):
+        batches = islice(Loader(data, 0, 4, 8, [0, 1, 2, 3], workers, [0, 0, 1, 1]), 10)
+        assert all((batch["item"] % 2).tolist() == [0, 0, 1, 1] for batch in batches)
+    Loader(fresh := pictures(folder, shards=2), 0, 4, 8, [2, 3], 1, [1, 1])
+    assert sorted(fresh.cache) == [1, 3, 5, 7]

@@ -1,7 +1,6 @@
 """The shared loop: resumption, kills, interruptions, divergence, processes."""
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import signal
@@ -10,70 +9,25 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
+from diffusers.training_utils import EMAModel
+from training import logged, noise_pictures, settings, state, train
 
 from restore.errors import DivergedError, InputError
 from restore.train import checkpoint
-from restore.train.config import Data, Decay, Phase, PriorConfig, Source, Train, Validate
+from restore.train.config import Decay, Phase, Train
+from restore.train.data import Pictures
 from restore.train.loop import Loop
 from restore.train.plan import Due, Rows, learning_rate, phase
-from restore.train.prior import train_prior
+from restore.train.prior import PriorTask
 
 CPU = torch.device("cpu")
-NETWORK = {"kind": "unet", "channels": [8, 16], "layers": 1}
-
-
-def settings(folder, **train):
-    """A configuration of a few CPU seconds on the pictures of `folder`."""
-    keys = {"steps": 12, "batch": 4, "precision": "no", "warmup": 3, "log_every": 1, "save_every": 5, "sample_every": 0}
-    return PriorConfig(
-        Data([Source(str(folder))], crop=8, holdout=0.3),
-        Train(**keys | train),
-        network=NETWORK,
-        validate=Validate(every=0, size=16),
-    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for i in range(6):
-        Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return folder
-
-
-def train(config, output, **options):
-    return train_prior(config, output=output, device="cpu", quiet=True, **options)
-
-
-def state(output):
-    return load_file(checkpoint.newest(output / "checkpoints") / "state.safetensors")
-
-
-def logged(output):
-    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-    """interrupt(step): the next run gets a SIGINT in the middle of that step."""
-
-    def at(step):
-        plain = Loop._step
-
-        def interrupted(self, batch, size):
-            if self.step == step - 1:
-                monkeypatch.setattr(Loop, "_step", plain)
-                os.kill(os.getpid(), signal.SIGINT)
-            return plain(self, batch, size)
-
-        monkeypatch.setattr(Loop, "_step", interrupted)
-
-    return at
+    return noise_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2, "channels_last": False}])
@@ -132,6 +86,81 @@ def test_divergence_names_the_step_and_keeps_the_checkpoint(folder, tmp_path, mo
     with pytest.raises(DivergedError, match=r"step 8 .*step-00000005"):
         train(settings(folder), tmp_path)
     assert (tmp_path / "prior" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_divergence_names_the_pictures_of_its_batch(tmp_path, monkeypatch, workers):
+    folder, seen = noise_pictures(tmp_path / "pictures", 30), []
+    plain = PriorTask.loss
+
+    def diverging(self, model, batch, rng):
+        assert "item" not in batch
+        each = plain(self, model, batch, rng)
+        seen.append(len(each))
+        return torch.where(torch.arange(len(each)) == 9, torch.nan, each) if len(seen) == 3 else each
+
+    monkeypatch.setattr(PriorTask, "loss", diverging)
+    config = settings(folder, {"workers": workers}, batch=16)
+    with pytest.raises(DivergedError) as caught:
+        train(config, tmp_path / "out")
+    pictures = Pictures(config.data, config.seed, quiet=True)
+    numbers = [pictures[32 + row, 8]["item"] for row in range(16)]  # crops 32 to 47 are those of step 3
+    names = list(dict.fromkeys(pictures.names([numbers[9], *numbers])))
+    told = f"the loss of step 3 is nan on {', '.join(names[:8])} and {len(names) - 8} more: "
+    assert len(names) > 8
+    assert str(caught.value).startswith(told)
+    assert "\n" not in str(caught.value)
+
+
+def test_divergence_on_pictures_without_names(folder, tmp_path):
+    class Plain(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            n, side = index
+            return {"image": torch.full((side, side, 3), n, dtype=torch.uint8)}
+
+    config = dataclasses.replace(settings(folder, lr=1e30, clip_grad=0.0), output=str(tmp_path))
+    task = PriorTask(config, Pictures(config.data, 0, quiet=True))
+    with pytest.raises(DivergedError, match=r"^the loss of step \d+ is (nan|inf): lower lr"):
+        Loop(task, Plain(), config, device="cpu", quiet=True).run()
+
+
+def test_the_average_is_that_of_diffusers(folder, tmp_path, monkeypatch):
+    plain = Loop._average
+
+    def beside(self):
+        self.theirs.step(self.net.parameters())
+        plain(self)
+        for mine, theirs in zip(self.ema.shadow_params, self.theirs.shadow_params, strict=True):
+            assert torch.allclose(mine, theirs, rtol=1e-6, atol=1e-8)
+
+    monkeypatch.setattr(Loop, "_average", beside)
+    config = dataclasses.replace(settings(folder, ema=0.7), output=str(tmp_path))
+    pictures = Pictures(config.data, 0, quiet=True)
+    loop = Loop(PriorTask(config, pictures), pictures, config, device="cpu", quiet=True)
+    loop.theirs = EMAModel(loop.net.parameters(), decay=0.7)
+    loop.run()
+    assert loop.theirs.optimization_step == loop.ema.optimization_step == 12
+
+
+def test_what_is_frozen_stays_and_is_kept(folder, tmp_path):
+    config = dataclasses.replace(settings(folder), output=str(tmp_path))
+
+    def loop(steps):
+        longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+        task = PriorTask(longer, Pictures(config.data, 0, quiet=True))
+        task.net.conv_in.requires_grad_(False)
+        return Loop(task, Pictures(config.data, 0, quiet=True), longer, device="cpu", quiet=True)
+
+    first = loop(4)
+    begin = {name: value.clone() for name, value in first.net.state_dict().items()}
+    first.run()
+    loop(8).run()
+    kept = state(tmp_path)
+    for name in begin:
+        frozen = name.startswith("conv_in.")
+        assert torch.equal(kept[f"net.{name}"], begin[name]) == frozen
+        assert torch.equal(kept[f"ema.{name}"], begin[name]) == frozen
+        assert (f"exp_avg.{name}" in kept) != frozen
 
 
 def test_a_damaged_checkpoint_is_an_input_error(folder, tmp_path):
@@ -202,7 +231,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_train_loop import settings, train
+from training import settings, train
 train(settings(Path({folder!r}), steps=4), Path({output!r}))
 """
 

@@ -1,4 +1,4 @@
-"""Checkpoints of other codes -> a network, its schedule and its classes: guided-diffusion, DDIM and DDRM."""
+"""Checkpoints of other codes -> a network, its schedule and its classes: guided-diffusion, DDIM, DDRM and SR3."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from restore.checkpoints import ddim, guided
+from restore.checkpoints import ddim, guided, sr3
 from restore.checkpoints.files import family, opened
 from restore.checkpoints.flags import gathered
 from restore.checkpoints.plan import Plan
 from restore.checkpoints.released import Known, known
+from restore.conditional import Condition
 from restore.errors import InputError
 
 __all__ = ["Checkpoint", "describe", "read"]
 
-FAMILIES = {"guided-diffusion": guided, "DDIM": ddim}
+FAMILIES = {"guided-diffusion": guided, "DDIM": ddim, "SR3": sr3}
 
 
 class Checkpoint(NamedTuple):
@@ -32,6 +33,7 @@ class Checkpoint(NamedTuple):
     flags: dict[str, Any]  # all that was found out, by the names of its own code
     title: str
     licence: str | None  # of the weights
+    condition: Condition | None  # what a conditional prior is shown
 
 
 def read(path: str | Path, flags: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -49,6 +51,7 @@ def read(path: str | Path, flags: Mapping[str, Any] | None = None) -> Checkpoint
     return Checkpoint(
         plan.kind, name, net.eval(), plan.scheduler, plan.size, plan.labels, plan.flags,
         facts.title if facts else path.name, facts.licence if facts else None,
+        plan.condition,
     )  # fmt: skip
 
 
@@ -69,6 +72,7 @@ def describe(path: str | Path, flags: Mapping[str, Any] | None = None) -> dict[s
         "levels": plan.scheduler["num_train_timesteps"],
         "classes": plan.labels,
         "labels": None,
+        **(plan.condition.facts if plan.condition else {}),
     }
 
 

@@ -25,7 +25,7 @@ OTHERS = (
     (r".*(lora_(up|down|A|B)|\.lora)", "a LoRA, which changes another network and is none"),
     (r"(first_stage_model\.)?(encoder\.(down|conv_in)|decoder\.up)", "a VAE without its UNet"),
     (r"(text_model|transformer\.text_model|visual\.|logit_scale|cond_stage_model)", "a CLIP or text encoder"),
-    (r"denoise_fn\.|downs\.\d+\.res_block", "an SR3 network, whose conditions differ"),
+    (r"denoise_fn\.|downs\.\d+\.res_block", "a network of the code of SR3 that is told no noise level"),
     (r"(module\.)?all_modules\.", "a score_sde network, which is not supported"),
     (r"(model\.)?map_(noise|layer0)|model\.enc\.", "an EDM network, which is not supported"),
     (r"(down_blocks|mid_block|conv_norm_out)", "a network of diffusers; give its folder, with config.json"),
@@ -90,7 +90,7 @@ def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def family(shapes: dict[str, tuple[int, ...]], path: Path) -> str:
-    """guided-diffusion or DDIM. Raises InputError for anything else, saying what it looks like."""
+    """guided-diffusion, DDIM or SR3. Raises InputError for anything else, saying what it looks like."""
     for pattern, words in OTHERS[:2]:
         if any(re.match(pattern, name) for name in shapes):
             raise InputError(f"{path}: looks like {words}")
@@ -98,8 +98,10 @@ def family(shapes: dict[str, tuple[int, ...]], path: Path) -> str:
         return "guided-diffusion"
     if {"temb.dense.0.weight", "down.0.block.0.norm1.weight", "mid.block_1.norm1.weight"} <= shapes.keys():
         return "DDIM"
+    if "denoise_fn.noise_level_mlp.1.weight" in shapes:
+        return "SR3"
     for pattern, words in OTHERS[2:]:
         if any(re.match(pattern, name) for name in shapes):
             raise InputError(f"{path}: looks like {words}")
     first = next(iter(shapes), "nothing")
-    raise InputError(f"{path}: neither a guided-diffusion nor a DDIM network; its tensors begin with {first}")
+    raise InputError(f"{path}: no network of guided-diffusion, DDIM or SR3; its tensors begin with {first}")

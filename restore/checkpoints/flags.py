@@ -27,14 +27,19 @@ DDIM = {
     "image_size", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resamp_with_conv", "in_channels", "out_ch",
     "beta_schedule", "beta_start", "beta_end", "num_diffusion_timesteps",
 }  # fmt: skip
+SR3 = {
+    "image_size", "inner_channel", "channel_multiplier", "attn_res", "res_blocks", "norm_groups", "in_channel",
+    "out_channel", "schedule", "n_timestep", "linear_start", "linear_end", "scale",
+}  # fmt: skip
 WITHOUT_EFFECT = {  # on what a trained network answers
     "guided-diffusion": {
         "dropout", "use_checkpoint", "use_fp16", "classifier_use_fp16", "sigma_small", "use_kl", "timestep_respacing",
         "rescale_learned_sigmas", "dims",
     },
     "DDIM": {"dropout", "type", "var_type", "ema", "ema_rate", "resolution"},
+    "SR3": {"dropout", "conditional", "channels", "which_model_G", "finetune_norm"},
 }  # fmt: skip
-NAMES = {"guided-diffusion": (GUIDED, GUIDED_NAMES), "DDIM": (DDIM, {})}
+NAMES = {"guided-diffusion": (GUIDED, GUIDED_NAMES), "DDIM": (DDIM, {}), "SR3": (SR3, {})}
 
 
 class Flags(dict):
@@ -102,8 +107,8 @@ def _known(flags: Mapping[str, Any], family: str, where: str) -> dict[str, Any]:
 
 def _value(name: str, value: Any, where: str) -> Any:
     """A value as TOML or a command line gives it. Raises InputError; None where it says nothing (-1, or empty)."""
-    lists = ("channel_mult", "attention_resolutions", "ch_mult", "attn_resolutions")
-    words = ("pool", "noise_schedule", "beta_schedule")
+    lists = ("channel_mult", "attention_resolutions", "ch_mult", "attn_resolutions", "channel_multiplier", "attn_res")
+    words = ("pool", "noise_schedule", "beta_schedule", "schedule")
     truths = (
         "use_scale_shift_norm", "resblock_updown", "conv_resample", "use_new_attention_order", "class_cond",
         "learn_sigma", "predict_xstart", "rescale_timesteps", "resamp_with_conv",

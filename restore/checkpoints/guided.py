@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from restore.checkpoints.flags import Flags
 from restore.checkpoints.plan import Plan, made
 from restore.checkpoints.rename import expressible, renamed, unet2d
+from restore.conditional import Condition
 from restore.errors import InputError
 from restore.guided import POOLS, GuidedEncoder, GuidedUNet
 
@@ -67,7 +68,16 @@ def plan(shapes: Shapes, flags: Flags, path: Path) -> Plan:
     )
     if "num_classes" in flags or classes:
         flags.settle("num_classes", classes)
-    return Plan("prior", config, widths, _scheduler(flags, path, learned), size, classes, dict(flags))
+    told = _enlarges(flags, size) if low_res else None
+    return Plan("prior", config, widths, _scheduler(flags, path, learned), size, classes, dict(flags), told)
+
+
+def _enlarges(flags: Flags, size: int) -> Condition:
+    """What an upsampler is shown: pictures that were averaged to `small_size`, a quarter of the side as released."""
+    small = flags.setdefault("small_size", size // 4)
+    if size % small or size == small:
+        raise InputError(f"{flags.path}: small_size = {small} does not divide {size}, what it is enlarged to")
+    return Condition(("upscale",), scale=size // small, shrunk="average", low_res=True)
 
 
 def _classifier(shapes: Shapes, flags: Flags, path: Path, config: dict[str, Any], pictures: int) -> Plan:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from restore.conditional import Condition
 from restore.errors import InputError
 
 
@@ -20,6 +21,7 @@ class Plan(NamedTuple):
     size: int
     labels: int | None
     flags: dict[str, Any]
+    condition: Condition | None = None  # of a conditional prior
 
 
 def made(cls: type[nn.Module], config: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:

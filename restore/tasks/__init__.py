@@ -4,8 +4,10 @@ from restore.tasks.common import Options, Preset
 from restore.tasks.denoising import Denoise, denoise
 from restore.tasks.editing import Edit, Refine, Translate, edit, refine, translate
 from restore.tasks.inpainting import INPAINT_METHODS, Inpaint, inpaint
-from restore.tasks.inverse import Colorize, Deblur, Upscale, colorize, deblur, upscale
+from restore.tasks.inverse import Colorize, Deblur, colorize, deblur
+from restore.tasks.repair import Repair, repair
 from restore.tasks.sampling import Generate, generate, read_size
+from restore.tasks.upscaling import Upscale, upscale
 
 __all__ = [
     "INPAINT_METHODS",
@@ -18,6 +20,7 @@ __all__ = [
     "Options",
     "Preset",
     "Refine",
+    "Repair",
     "Translate",
     "Upscale",
     "colorize",
@@ -28,6 +31,7 @@ __all__ = [
     "inpaint",
     "read_size",
     "refine",
+    "repair",
     "translate",
     "upscale",
 ]

@@ -45,6 +45,7 @@ class Options:
     """The options of a task; making one refuses, with InputError, what does not go together."""
 
     METHODS: ClassVar[dict[str, Preset]]
+    SAMPLERS: ClassVar[dict[str, Preset]] = {}  # of a conditional prior, where the task takes one
 
     method: str | None = None
     quality: str | None = None
@@ -61,8 +62,9 @@ class Options:
     tile: int | str | None = "auto"
 
     def __post_init__(self) -> None:
-        if self.method is not None and self.method not in self.METHODS:
-            raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(self.METHODS)}")
+        if self.method is not None and self.method not in {**self.METHODS, **self.SAMPLERS}:
+            others = f"; of a conditional prior {', '.join(self.SAMPLERS)}" if self.SAMPLERS else ""
+            raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(self.METHODS)}{others}")
         if self.quality is not None and self.quality not in QUALITIES:
             raise InputError(f"unknown quality {self.quality!r}: choose one of {', '.join(QUALITIES)}")
         if self.quality is not None and self.steps is not None:
@@ -70,8 +72,6 @@ class Options:
         self._whole(steps=1, seed=0, samples=1)
         self._real("eta", self.eta, 0, 1, "a number from 0 (no fresh noise) to 1 (all of it)")
         self._real("guidance", self.guidance, 0, 1000, "a scale of at least 0; 1 is none")
-        if self.guidance is not None and self.label is None and self.prompt is None:
-            raise InputError("guidance pulls towards a label: give one, or a prompt")
         self._check_prompts()
         self._check_classifier()
         tile_sizes(self.tile)
@@ -129,7 +129,7 @@ class Options:
 
     @property
     def preset(self) -> Preset:
-        return self.METHODS[self.chosen]
+        return {**self.SAMPLERS, **self.METHODS}[self.chosen]
 
     @property
     def count(self) -> int:
@@ -143,6 +143,11 @@ class Options:
 
     def start(self, prior: Prior, progress: Report | None) -> Job:
         """The request at work: the prior, conditioned and guided as asked, checked and counted."""
+        if self.chosen not in self.METHODS:
+            choose = " or ".join(self.METHODS)
+            raise InputError(f"{self.chosen} is for conditional priors, and {prior.name!r} is none: choose {choose}")
+        if self.guidance is not None and self.label is None and self.prompt is None:
+            raise InputError("guidance pulls towards a label: give one, or a prompt")
         check_prior(prior)
         guide = None if self.classifier is None else self.classifier.beside(prior)
         scale = 1.0 if self.classifier_scale is None else float(self.classifier_scale)
@@ -158,8 +163,26 @@ class Options:
             yield torch.Generator().manual_seed(int(self.seed) + k)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Restoring(Options):
+    """The options of what undoes damage; making one refuses, with InputError, what does not go together."""
+
+    strength: float | None = None
+    noise_std: float | None = None
+    consistent: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_noise(self.noise_std)
+        if self.strength is not None:
+            check_share("strength", self.strength)
+
+
 def check_prior(prior: Prior) -> None:
-    """Refuse a prior that works on other channels than its codec makes of a picture."""
+    """Refuse a conditional prior, and one that works on other channels than its codec makes of a picture."""
+    if prior.condition is not None:
+        doing = " and ".join(prior.condition.tasks)
+        raise InputError(f"the prior {prior.name!r} is conditional: it was trained to {doing}, and does nothing else")
     if prior.channels != prior.codec.channels:
         made = "its latents" if prior.latent else "pictures"
         shown = f"works on {prior.channels} channels, and {made} have {prior.codec.channels}"

@@ -36,6 +36,8 @@ class Denoise(Inverse):
         "ddrm": Preset(steps=20, reach=1.0),  # its chain ends at the noise of the picture, in the mean
     }
 
+    TASK: ClassVar = "denoise"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.chosen == "mmse" and self.steps not in (None, 1):
@@ -87,6 +89,8 @@ class Denoise(Inverse):
         return unclip(found, self.noise(rgb), low, high)
 
     def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
+        if prior.condition is not None:
+            return self.told(picture, prior, progress)
         known = replace(self, noise_std=self.noise(picture.rgb))  # estimated once
         if not known.noise_std:
             copies = [images.like(picture, picture.rgb) for _ in range(self.samples)]

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from restore import images
 from restore.algorithms import ddrm, dpir, repaint
+from restore.conditional import ConditionalPrior, check_task
 from restore.errors import InputError
 from restore.jobs import Report, Result, whole_side
 from restore.levels import Level, travel
@@ -21,8 +23,8 @@ from restore.noise import shared_noise
 from restore.operators import Mask
 from restore.picture import Picture
 from restore.prior import Denoise, Prior
-from restore.regions import Box, boxes, hole_radius, resized, rough_fill
-from restore.steps import Rng, State
+from restore.regions import Box, boxes, hole_radius, pad, resized, rough_fill
+from restore.steps import Rng, State, gaussian
 from restore.tasks.common import (
     Options,
     Preset,
@@ -37,6 +39,7 @@ from restore.tasks.common import (
     walk,
     with_options,
 )
+from restore.tasks.conditional import SAMPLERS, Sampling, Shown, check_condition
 
 INPAINT_METHODS = {
     "dpir": Preset(steps=20, reach=0.1, relaxation=2.0, turning=True),
@@ -68,6 +71,7 @@ class Inpaint(Options):
     """The options of `inpaint`; making one refuses, with InputError, what does not go together."""
 
     METHODS: ClassVar = INPAINT_METHODS
+    SAMPLERS: ClassVar = SAMPLERS
 
     strength: float | None = None
     jump: int | None = None
@@ -75,6 +79,7 @@ class Inpaint(Options):
     noise_std: float = 0.0
     feather: int = 0
     crop_to_mask: str = "auto"
+    consistent: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,10 +158,13 @@ class Inpaint(Options):
 
     def run(self, picture: Picture, mask: Any, prior: Prior, progress: Report | None = None) -> Result:
         """`inpaint` on a Picture, with how it was done; the answers are of the kind that the Picture was read from."""
+        if prior.condition is not None:
+            return self._told(picture, mask, prior, progress)
         return self.suited(prior)._run(picture, mask, prior, progress)
 
     def _run(self, picture: Picture, mask: Any, prior: Prior, progress: Report | None) -> Result:
         holes = read_mask(mask, picture)  # (1 or B,1,H,W)
+        check_condition(prior.condition, self)
         job = self.start(prior, progress)
         if not holes.any():
             copies = [images.like(picture, picture.rgb) for _ in range(self.samples)]
@@ -175,6 +183,31 @@ class Inpaint(Options):
                 given = (x, 1 - cells(prior, region.holes), levels, guess, std, rng)
                 found = job.drain(lambda denoise, given=given: self.chain(denoise, *given), max(x.shape[-2:]), rng)
                 found = image_space(prior, found, region.rgb.shape[-2:])
+                part = region.box.cut(rgb)
+                found = found if found.shape[-2:] == part.shape[-2:] else resized(found, part.shape[-2:])
+                part.copy_(composite(part, found, region.box.cut(holes), self.feather))
+            answers.append(images.like(finished, rgb))
+        return job.done(answers)
+
+    def _told(self, picture: Picture, mask: Any, prior: ConditionalPrior, progress: Report | None) -> Result:
+        """By a conditional prior, which sees noise in the holes (Palette: Saharia et al. 2022, section 4.2)."""
+        check_task(prior, "inpaint")
+        holes, sampling = read_mask(mask, picture), Sampling.of(self)
+        regions = self.regions(picture, holes, prior) if holes.any() else []
+        job = sampling.start(prior, progress, regions[1:])
+        if not regions:
+            copies = [images.like(picture, picture.rgb) for _ in range(self.samples)]
+            return job.done(copies, "the mask is empty: the picture is given back as it was")
+        finished, answers = opaque_where(picture, holes) if mask is None else picture, []
+        for rng in self.rngs():
+            rgb = picture.rgb.clone()
+            for region in regions:
+                given, hole, rough = (pad(part, prior.picture_multiple) for part in region[1:])
+                noise = prior.codec.decode(gaussian(given, rng))
+                known = 1 - hole
+                shown = Shown(torch.where(hole > 0, noise, given), Mask(known), known * given, rough)
+                found = sampling.drawn(job, prior, shown, rng)
+                found = found[..., : region.rgb.shape[-2], : region.rgb.shape[-1]]
                 part = region.box.cut(rgb)
                 found = found if found.shape[-2:] == part.shape[-2:] else resized(found, part.shape[-2:])
                 part.copy_(composite(part, found, region.box.cut(holes), self.feather))

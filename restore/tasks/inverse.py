@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from restore import images
 from restore.algorithms import ddrm, dpir
+from restore.conditional import ConditionalPrior, check_task
 from restore.errors import InputError
 from restore.jobs import Job, Report, Result
 from restore.kernels import read_kernel
 from restore.levels import Level
 from restore.load import load_prior
-from restore.metadata import resized
 from restore.noise import estimate_noise, shared_noise
-from restore.operators import Composed, Linear, Mask, blur, downscale, grayscale
+from restore.operators import Composed, Linear, Mask, blur, grayscale
 from restore.picture import Picture, luma
 from restore.prior import Denoise as Denoiser
 from restore.prior import Prior
@@ -31,17 +28,16 @@ from restore.regions import mirrored, pad
 from restore.steps import Rng, State
 from restore.tasks.common import (
     MAX_RATIO,
-    Options,
     Preset,
-    check_noise,
+    Restoring,
     check_pixels,
-    check_share,
     image_space,
     one_or_all,
     top_ratio,
     walk,
     with_options,
 )
+from restore.tasks.conditional import SAMPLERS, Sampling, Shown, check_condition
 
 
 class Problem(NamedTuple):
@@ -55,26 +51,25 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inverse(Options, ABC):
+class Inverse(Restoring, ABC):
     """The options of a linear inverse problem; making one refuses, with InputError, what does not go together."""
 
-    strength: float | None = None
-    noise_std: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_noise(self.noise_std)
-        if self.strength is not None:
-            check_share("strength", self.strength)
+    SAMPLERS: ClassVar = SAMPLERS
+    TASK: ClassVar[str]  # what a conditional prior has to be trained for
 
     def start(self, prior: Prior, progress: Report | None) -> Job:
         """As every task; but a latent prior is refused."""
+        check_condition(prior.condition, self)
         check_pixels(prior, self.chosen)
         return super().start(prior, progress)
 
     @abstractmethod
     def problem(self, rgb: Tensor, multiple: int) -> Problem:
         """The measurement in rgb (B,3,h,w) in [0, 1], for a network that wants multiples of `multiple`."""
+
+    def shown(self, rgb: Tensor, prior: ConditionalPrior) -> tuple[Shown, tuple[int, int]]:
+        """What a conditional prior sees of rgb (B,3,h,w) in [0, 1], and the (height, width) of the answer."""
+        return Shown(pad(rgb, prior.picture_multiple)), rgb.shape[-2:]
 
     def noise(self, rgb: Tensor) -> float:
         """The noise to assume in the measurement, a standard deviation on the [0, 1] scale."""
@@ -105,6 +100,8 @@ class Inverse(Options, ABC):
 
     def run(self, picture: Picture, prior: Prior, progress: Report | None = None) -> Result:
         """The task on a Picture, with how it was done; the answers are of the kind that the Picture was read from."""
+        if prior.condition is not None:
+            return self.told(picture, prior, progress)
         job = self.start(prior, progress)
         op, y, guess, size, (top, left) = self.problem(picture.rgb, prior.picture_multiple)
         std = prior.codec.std(self.noise(picture.rgb)) * shared_noise(y)
@@ -120,40 +117,18 @@ class Inverse(Options, ABC):
             answers.append(images.like(finished, found))
         return job.done(answers)
 
-
-# ---------------------------------------------------------------- upscale
-
-
-@dataclass(frozen=True, kw_only=True)
-class Upscale(Inverse):
-    """The options of `upscale`."""
-
-    METHODS: ClassVar = {
-        "dpir": Preset(steps=12, reach=0.4, relaxation=1.75, turning=True),
-        "ddrm": Preset(steps=20, reach=0.4, eta=1.0),
-    }
-
-    scale: int = 4
-    shrunk: str = "bicubic"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.scale, bool) or not isinstance(self.scale, Integral) or self.scale not in range(2, 17):
-            raise InputError(f"scale is {self.scale!r}: give a whole number from 2 to 16")
-        if self.shrunk not in ("bicubic", "average"):
-            raise InputError(f"shrunk is {self.shrunk!r}: choose bicubic or average")
-
-    def problem(self, rgb: Tensor, multiple: int) -> Problem:
-        height, width = rgb.shape[-2:]
-        y = pad(rgb, multiple // math.gcd(multiple, self.scale))
-        large = (self.scale * y.shape[-2], self.scale * y.shape[-1])
-        guess = interpolate(y, large, mode="bicubic").clamp(0, 1)
-        size = (self.scale * height, self.scale * width)
-        return Problem(downscale(self.scale, large, method=self.shrunk), y, guess, size)
-
-    def finished(self, picture: Picture) -> Picture:
-        height, width = (self.scale * side for side in picture.rgb.shape[-2:])
-        return replace(picture, exif=picture.exif and resized(picture.exif, height, width))
+    def told(self, picture: Picture, prior: ConditionalPrior, progress: Report | None) -> Result:
+        """The same by a conditional prior."""
+        check_task(prior, self.TASK)
+        sampling = Sampling.of(self)
+        job = sampling.start(prior, progress)
+        shown, (height, width) = self.shown(picture.rgb, prior)
+        sampling.check(shown, self.TASK)
+        answers, finished = [], self.finished(picture)
+        for rng in self.rngs():
+            found = sampling.drawn(job, prior, shown, rng)[..., :height, :width]
+            answers.append(images.like(finished, found))
+        return job.done(answers)
 
 
 # ---------------------------------------------------------------- deblur
@@ -168,11 +143,24 @@ class Deblur(Inverse):
         "ddrm": Preset(steps=20, reach=0.4, eta=1.0),
     }
 
-    kernel: Any
+    TASK: ClassVar = "deblur"
+
+    kernel: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "kernel", read_kernel(self.kernel).float())
+        if self.kernel is not None:
+            object.__setattr__(self, "kernel", read_kernel(self.kernel).float())
+
+    def start(self, prior: Prior, progress: Report | None) -> Job:
+        if self.kernel is None:
+            raise InputError("deblur needs the --kernel of the blur: only a conditional prior does without")
+        return super().start(prior, progress)
+
+    def told(self, picture: Picture, prior: ConditionalPrior, progress: Report | None) -> Result:
+        if self.kernel is not None:
+            raise InputError(f"the prior {prior.name!r} was trained on unknown blurs: leave the kernel out")
+        return super().told(picture, prior, progress)
 
     def noise(self, rgb: Tensor) -> float:
         """At least half a step of 8 bits: a blur without noise would be undone by division by next to nothing."""
@@ -215,6 +203,12 @@ class Colorize(Inverse):
         gray = pad(luma(rgb), multiple)
         return Problem(grayscale(), gray, gray.expand(-1, 3, -1, -1), rgb.shape[-2:])
 
+    TASK: ClassVar = "colorize"
+
+    def shown(self, rgb: Tensor, prior: ConditionalPrior) -> tuple[Shown, tuple[int, int]]:
+        op, y, guess, size, _ = self.problem(rgb, prior.picture_multiple)
+        return Shown(guess, op, y), size
+
     def finished(self, picture: Picture) -> Picture:
         if not picture.gray:
             return picture
@@ -233,33 +227,10 @@ def restored(
     return one_or_all(request, request.run(picture, load_prior(prior, device=device, dtype=dtype), progress))
 
 
-@with_options(Upscale)
-def upscale(
-    image: Any,
-    scale: int = 4,
-    *,
-    prior: str | Path | Prior = "photo",
-    device: str = "auto",
-    dtype: str = "auto",
-    progress: Report | None = None,
-    **options: Any,
-) -> Any:
-    """Enlarge a picture `scale` times, a whole number from 2 to 16, so that shrinking the answer gives it back.
-
-    shrunk: how it was made smaller: "bicubic" (antialiased, as PIL and the literature do) or "average". noise_std: of
-    the picture, on the [0, 1] scale; 0 by default. method: "dpir" (one answer, closest to the truth) or "ddrm" (a
-    random one; the default for several samples). steps: noise levels. strength: the share of the noise schedule in
-    (0, 1] to start from; below 1 the chain begins with a bicubic enlargement. eta: fresh noise of ddrm, in [0, 1].
-
-    The other arguments, the kinds that go in and come back, and what is raised: as `restore.inpaint`.
-    Sources: `restore.algorithms.dpir`, `.ddrm`."""
-    return restored(Upscale(scale=scale, **options), image, prior, device, dtype, progress)
-
-
 @with_options(Deblur)
 def deblur(
     image: Any,
-    kernel: Any,
+    kernel: Any = None,
     *,
     prior: str | Path | Prior = "photo",
     device: str = "auto",

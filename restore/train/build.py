@@ -15,6 +15,7 @@ from restore.levels import Flow, Schedule, from_betas
 from restore.train.toml import nearest
 
 PRIORS = {"unet": ("restore.unet", "UNet"), "UNet2DModel": ("diffusers", "UNet2DModel")}
+CONDITIONAL = {**PRIORS, "sr3": ("restore.sr3", "SR3UNet"), "srdiff": ("restore.srdiff", "SRDiff")}
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 CLASSIFIERS = {"encoder": ("restore.encoder", "Encoder")}
 PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
@@ -30,16 +31,16 @@ def build_network(section: dict[str, Any], kinds: dict[str, tuple[str, str]] = P
     return _made(cls, {k: v for k, v in section.items() if k != "kind"}, "network", given)
 
 
-def build_scheduler(section: dict[str, Any], predicts: str) -> Any:
-    """The diffusers scheduler of a [schedule] section, its prediction type set."""
+def build_scheduler(section: dict[str, Any], predicts: str, where: str = "schedule") -> Any:
+    """The diffusers scheduler of a [schedule] section, or one like it, its prediction type set."""
     name = section.get("class", "FlowMatchEulerDiscreteScheduler" if predicts == "flow" else "DDPMScheduler")
     cls = getattr(diffusers, name, None)
     if cls is None or not hasattr(cls, "from_config"):
-        raise InputError(f"[schedule] diffusers has no scheduler {name!r}")
+        raise InputError(f"[{where}] diffusers has no scheduler {name!r}")
     if "prediction_type" in section:
-        raise InputError("[schedule] prediction_type follows from train.predicts: leave it out")
+        raise InputError(f"[{where}] prediction_type follows from train.predicts: leave it out")
     given = {} if predicts == "flow" else {"prediction_type": PREDICTION_TYPES[predicts]}
-    return _made(cls, {k: v for k, v in section.items() if k != "class"}, "schedule", given)
+    return _made(cls, {k: v for k, v in section.items() if k != "class"}, where, given)
 
 
 def _made(cls: Any, keys: dict[str, Any], where: str, given: dict[str, Any]) -> Any:

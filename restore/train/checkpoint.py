@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from restore.errors import InputError
-from restore.layout import replace
+from restore.train.disk import discard, whole, writing
 
 PREFIX = "step-"
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Write `folder`/step-N by way of a temporary folder, then remove the older ones: a kill at any moment is safe."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside, final = folder / f".tmp-{step:08d}", folder / f"{PREFIX}{step:08d}"
+    """Write `folder`/step-N by way of a temporary folder, then remove the older ones: a kill at any moment is safe.
+
+    Raises WriteError; the older ones then are as they were."""
+    final = folder / f"{PREFIX}{step:08d}"
     if final.exists():
         return final  # nothing was learnt since
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside / "state.safetensors"
-    )
-    (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    for file in aside.iterdir():
-        with open(file, "rb+") as handle:
-            os.fsync(handle.fileno())
-    replace(aside, final)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with whole(final) as aside:
+        aside.mkdir()
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside / "state.safetensors"
+        )
+        (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for other in folder.iterdir():
         if other != final:
-            shutil.rmtree(other, ignore_errors=True)
+            discard(other)
     return final
 
 

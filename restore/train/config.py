@@ -72,6 +72,7 @@ class Crops:
     holdout: float | str | list[str] = 0.02  # share by hash of the name, or a folder or tar, or a list of names
     workers: int = 0  # processes that prepare crops beside the training process
     cache_gb: float = 4.0  # decoded pictures kept in memory
+    shards: int = 1  # a row of a batch draws from one of so many parts: processes then read and keep only theirs
 
     def __post_init__(self) -> None:
         _need(bool(self.sources), "sources is empty: name at least one folder or tar of pictures")
@@ -81,6 +82,7 @@ class Crops:
         shared = not isinstance(self.holdout, float) or 0 <= self.holdout < 1
         _need(shared, f"holdout is {self.holdout}: give a share in [0, 1), a folder or names")
         _need(self.workers >= 0 and self.cache_gb >= 0, "workers and cache_gb cannot be negative")
+        _need(self.shards >= 1, f"shards is {self.shards}: give at least 1")
 
 
 @dataclass
@@ -147,6 +149,9 @@ class Recipe:
     ema: float = 0.999  # at most; (1 + step) / (10 + step) early on
     precision: str = "bf16"  # bf16, fp16 or no: of the network's autocast; weights stay fp32
     channels_last: bool = True
+    checkpointing: bool = False  # of activations: less memory, about a third more time, the same result
+    compile: bool = False  # the network, by torch.compile
+    tensorboard: bool = False  # the log and the samples in OUTPUT/tensorboard, too
     save_every: int | str = "5 min"
     log_every: int | str = "10 s"
     phases: list[Phase] = field(default_factory=list)
@@ -278,6 +283,9 @@ FREE = (
     "train.steps",
     "train.minutes",
     "train.accumulate",
+    "train.checkpointing",
+    "train.compile",
+    "train.tensorboard",
     "train.save_every",
     "train.sample_every",
     "train.log_every",

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from restore.errors import InputError
+from restore.errors import InputError, RestoreError
 from restore.train.config import Crops
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -109,12 +109,14 @@ def window(picture: np.ndarray, side: int, scale: float, top: float = 0.5, left:
 
 
 class Pictures(torch.utils.data.Dataset):
-    """The pictures of a [data] section; indexed by (n, side) it gives crop n of that side.
+    """The pictures of a [data] section; indexed by (n, side) or (n, side, shard) it gives crop n of that side.
 
-    A crop's source is drawn by weight, then one of its pictures uniformly. Damaged pictures are skipped, named once on
-    stderr and counted in `bad`. folders: where relative paths are looked for, in this order.
-    Raises InputError where no usable picture is left.
+    A crop's source is drawn by weight, then one of its pictures uniformly; shard k of n holds pictures k, k + n, ... of
+    each source. Damaged pictures are skipped, named once on stderr and counted in `bad`, whichever worker meets them.
+    folders: where relative paths are looked for, in this order. Raises InputError where no usable picture is left.
     """
+
+    unusable = "damaged"  # pictures that are skipped are, in words
 
     def __init__(self, data: Crops, seed: int, folders: Iterable[Path] = (Path(),), quiet: bool = False) -> None:
         self.data, self.seed, self.quiet = data, seed, quiet
@@ -126,15 +128,24 @@ class Pictures(torch.utils.data.Dataset):
         for source, items in zip(data.sources, sources, strict=True):
             if not items:
                 raise InputError(f"no usable picture in {source.path}")
+            if len(items) < data.shards:
+                raise InputError(
+                    f"{source.path} has {len(items)} pictures to train on: too few for {data.shards} shards"
+                )
         self.items = [item for source in sources for item in source]
         self.labels = sorted({item.label for item in self.items}) if data.labels else None
         if self.labels and "" in self.labels:
             raise InputError("labels = true needs every picture in a folder that is named after its label")
         self.first = np.cumsum([0, *map(len, sources)])  # (S+1,) where each source begins in items
         self.chance = np.cumsum([source.weight for source in data.sources])
-        self.bad: set[int] = set()
+        self.damaged = torch.zeros(len(self.items), dtype=torch.bool).share_memory_()  # the workers' too
         self.cache: dict[int, np.ndarray] = {}
         self.room = data.cache_gb * 2**30
+
+    @classmethod
+    def of(cls, config: Any, folders: Iterable[Path], quiet: bool) -> Pictures:
+        """The pictures of a whole configuration."""
+        return cls(config.data, config.seed, folders, quiet)
 
     def _hold_out(self, sources: list[list[Item]], folders: list[Path]) -> list[Item]:
         holdout, every = self.data.holdout, [item for source in sources for item in source]
@@ -147,31 +158,52 @@ class Pictures(torch.utils.data.Dataset):
             return [item for item in every if item.name in holdout]
         return sorted((item for item in every if share(item.name) < holdout), key=lambda item: share(item.name))
 
-    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
-        n, side = index
+    @property
+    def bad(self) -> set[int]:
+        """The pictures that were found to be damaged."""
+        return set(self.damaged.nonzero()[:, 0].tolist())
+
+    def names(self, numbers: Iterable[int]) -> list[str]:
+        """Of pictures, by their place in `items`."""
+        return [self.items[number].name for number in numbers]
+
+    def __getitem__(self, index: tuple[int, int] | tuple[int, int, int]) -> dict[str, Any]:
+        n, side, *shard = index
         rng = np.random.default_rng((self.seed, n))
-        number, picture = self._draw(rng)
+        number, picture = self._draw(rng, *shard)
+        return {**self.sample(number, picture, side, rng), "item": number}
+
+    def sample(self, number: int, picture: np.ndarray, side: int, rng: np.random.Generator) -> dict[str, Any]:
+        """What is learnt from: a random crop of a picture, and its label."""
         crop = cut(picture, Cut(side, self.data.shrink, self.data.flip, self.data.rotate), rng)
         label = self.labels.index(self.items[number].label) if self.labels else 0
         return {"image": torch.from_numpy(crop), "label": label}
 
-    def _draw(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    def _draw(self, rng: np.random.Generator, shard: int | None = None) -> tuple[int, np.ndarray]:
         while True:
             source = int(np.searchsorted(self.chance, rng.uniform() * self.chance[-1], side="right"))
-            number = int(rng.integers(self.first[source], self.first[source + 1]))
+            among = self._among(source, shard)
+            number = among[int(rng.integers(len(among)))]
             picture = self.picture(number)
             if picture is not None:
                 return number, picture
-            if all(i in self.bad for i in range(self.first[source], self.first[source + 1])):
-                raise InputError(f"no usable picture in {self.data.sources[source].path}: all are damaged")
+            if self.damaged[among.start : among.stop : among.step].all():
+                part = "" if shard is None else f", shard {shard} of {self.data.shards}"
+                where = f"{self.data.sources[source].path}{part}"
+                raise InputError(f"no usable picture in {where}: all are {self.unusable}")
+
+    def _among(self, source: int, shard: int | None) -> range:
+        """The pictures of a source, or those of them that are in a shard."""
+        first, end = int(self.first[source]), int(self.first[source + 1])
+        return range(first, end) if shard is None else range(first + shard, end, self.data.shards)
 
     def picture(self, number: int) -> np.ndarray | None:
         """(H,W,3) uint8, from memory if it is kept there; None for a damaged one."""
-        if number in self.cache or number in self.bad:
+        if number in self.cache or self.damaged[number]:
             return self.cache.get(number)
         picture = self.decode(self.items[number])
         if picture is None:
-            self.bad.add(number)
+            self.damaged[number] = True
         elif picture.nbytes <= self.room:
             self.room -= picture.nbytes
             self.cache[number] = picture
@@ -186,9 +218,12 @@ class Pictures(torch.utils.data.Dataset):
                 print(f"skipped {item.name}: {error}", file=sys.stderr)
             return None
 
-    def preload(self) -> None:
-        """Decode all that fits in memory, before worker processes are forked."""
-        for number in range(len(self.items)):
+    def preload(self, shards: Iterable[int] | None = None) -> None:
+        """Decode all, or all of these shards, that fits in memory, before worker processes are forked."""
+        parts = [None] if shards is None else list(shards)
+        for number in sorted(
+            i for part in parts for source in range(len(self.chance)) for i in self._among(source, part)
+        ):
             if self.room <= 0:
                 break
             self.picture(number)
@@ -224,28 +259,61 @@ def _begin_worker(number: int) -> None:
     cv2.setNumThreads(0)
 
 
+class _Told(torch.utils.data.Dataset):
+    """A dataset whose errors for the user are given back: raised in a worker, torch would wrap them in a traceback."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __getitems__(self, indices: list[tuple[int, ...]]) -> list[dict[str, Any]] | RestoreError:
+        try:
+            return [self.data[index] for index in indices]
+        except RestoreError as error:
+            return error
+
+
+def _collate(samples: list[dict[str, Any]] | RestoreError) -> dict[str, Tensor] | RestoreError:
+    return samples if isinstance(samples, RestoreError) else torch.utils.data.default_collate(samples)
+
+
 class Loader:
     """Batches of one process: those of its share of crops `start`, `start` + 1, ..., `batch` a step, for ever.
 
-    The crop with number start + step * batch + row belongs to the process whose `rows` hold the row."""
+    The crop with number start + step * batch + row belongs to the process whose `rows` hold the row; shards: that each
+    of these rows draws from, of a dataset that is cut into them."""
 
-    def __init__(self, data: Any, start: int, batch: int, side: int, rows: list[int], workers: int = 0) -> None:
+    def __init__(
+        self,
+        data: Any,
+        start: int,
+        batch: int,
+        side: int,
+        rows: list[int],
+        workers: int = 0,
+        shards: list[int] | None = None,
+    ) -> None:
         if workers and hasattr(data, "preload"):
-            data.preload()
-        indices = self._indices(start, batch, side, rows)
+            data.preload(*([] if shards is None else [sorted(set(shards))]))
         self.loader = torch.utils.data.DataLoader(
-            data,
-            batch_sampler=indices,
+            _Told(data),
+            batch_sampler=self._indices(start, batch, side, rows, shards),
             num_workers=workers,
+            collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_begin_worker,
         )
 
     @staticmethod
-    def _indices(start: int, batch: int, side: int, rows: list[int]) -> Iterator[list[tuple[int, int]]]:
+    def _indices(
+        start: int, batch: int, side: int, rows: list[int], shards: list[int] | None
+    ) -> Iterator[list[tuple[int, ...]]]:
+        ends = [(side,) for _ in rows] if shards is None else [(side, shard) for shard in shards]
         while True:
-            yield [(start + row, side) for row in rows]
+            yield [(start + row, *end) for row, end in zip(rows, ends, strict=True)]
             start += batch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return iter(self.loader)
+        for batch in self.loader:
+            if isinstance(batch, RestoreError):
+                raise batch
+            yield batch

@@ -10,9 +10,14 @@ import torch
 from torch import nn
 
 from restore import layout
+from restore.conditional import Condition
 from restore.train import toml
+from restore.train.conditional_config import ConditionalConfig
 from restore.train.config import ClassifierConfig, Config, PriorConfig
 from restore.train.log import MEASURES, duration
+
+# What the validations of conditional priors measure, as the columns of a card.
+ANSWERS = {"val_psnr": "PSNR (dB)", "val_ssim": "SSIM", "val_input": "PSNR of what was given (dB)"}
 
 
 def prior(
@@ -30,6 +35,24 @@ def prior(
     what = f"denoising network of {layout.millions(net)} M parameters that predicts {config.train.predicts}"
     _parts(folder, "prior", net, scheduler, config, labels)
     layout.text(folder / "README.md", card("A diffusion prior", what, config, labels, history))
+
+
+def conditional(
+    folder: Path,
+    net: nn.Module,
+    scheduler: Any,
+    config: ConditionalConfig,
+    told: Condition,
+    history: list[dict[str, Any]],
+) -> None:
+    """Fill `folder` with what `restore.load_prior` reads as a conditional prior; `history` is the log, for the card."""
+    layout.index(folder, net, type(scheduler).__name__)
+    doing = f"enlarges pictures {told.scale} times" if told.scale > 1 else f"was trained to {', '.join(told.tasks)}"
+    what = f"conditional denoising network of {layout.millions(net)} M parameters that {doing}"
+    recipe = f"* predicts {config.train.predicts}, loss {config.train.loss}; condition.json says what it is shown"
+    _parts(folder, "prior", net, scheduler, config, None)
+    told.write(folder)
+    layout.text(folder / "README.md", card("A conditional prior", what, config, None, history, recipe))
 
 
 def classifier(
@@ -91,7 +114,8 @@ def card(
 
 
 def curve(history: list[dict[str, Any]], rows: int = 12) -> list[str]:
-    """A table of at most `rows` validations, spread over the training: PSNR of x0, or accuracy, at each sigma/255."""
+    """A table of at most `rows` validations, spread over the training: PSNR of x0, or accuracy, at each sigma/255; of
+    conditional priors, what `ANSWERS` says."""
     found = [row for row in history if "val_loss" in row]
     if not found:
         return []
@@ -99,11 +123,13 @@ def curve(history: list[dict[str, Any]], rows: int = 12) -> list[str]:
         found[round(i * (len(found) - 1) / max(1, min(rows, len(found)) - 1))] for i in range(min(rows, len(found)))
     ]
     prefix = next((p for p in MEASURES if any(key.startswith(p) for key in found[-1])), "")
-    keys = [key for key in found[-1] if prefix and key.startswith(prefix)]
-    table = [f"Held-out {MEASURES.get(prefix, 'measures')} at each sigma/255, and loss, of the averaged weights:", ""]
-    table.append("| crops | time | " + " | ".join(k.removeprefix(prefix) for k in keys) + " | loss |")
+    keys = [key for key in found[-1] if (key.startswith(prefix) if prefix else key in ANSWERS)]
+    what = f"{MEASURES[prefix]} at each sigma/255, and loss," if prefix else "measures"
+    table = [f"Held-out {what} of the averaged weights:", ""]
+    table.append(" | ".join(["| crops | time", *(ANSWERS.get(k, k.removeprefix(prefix)) for k in keys), "loss |"]))
     table.append("| --- " * (len(keys) + 3) + "|")
     for row in chosen:
-        cells = [str(row["crops"]), duration(row["seconds"]), *(f"{row.get(k, float('nan')):.2f}" for k in keys)]
+        cells = [str(row["crops"]), duration(row["seconds"])]
+        cells += [f"{row.get(k, float('nan')):.{4 if k == 'val_ssim' else 2}f}" for k in keys]
         table.append("| " + " | ".join([*cells, f"{row['val_loss']:.4f}"]) + " |")
     return [*table, ""]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from restore.train.board import Board
+from restore.train.disk import whole, writing
 
 MEASURES = {"psnr_": "PSNR (dB) of x0", "accuracy_": "accuracy"}  # of validations, by noise level
 
@@ -16,27 +20,33 @@ class Log:
     """log.jsonl and a progress line.
 
     step: where the run stands; rows of later steps, which a resumption will repeat, are dropped from the file.
+    board: where the rows go, too. Raises WriteError.
     """
 
-    def __init__(self, path: Path, step: int, main: bool = True, quiet: bool = False) -> None:
-        self.path, self.main, self.quiet = path, main, quiet
+    def __init__(
+        self, path: Path, step: int, main: bool = True, quiet: bool = False, board: Board | None = None
+    ) -> None:
+        self.path, self.main, self.quiet, self.board = path, main, quiet, board
         self.rows = [row for row in read(path) if row["step"] <= step]
         self.terminal = sys.stderr.isatty()
         self.smooth: float | None = None
         self.begun: tuple[float, int, float] | None = None  # clock, crops and progress at the first tick
         self.shown, self.width = 0.0, 0
         if main:
-            aside = path.with_name(f".{path.name}.tmp")
-            aside.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-            aside.replace(path)
+            with whole(path) as aside:
+                aside.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
 
     def __enter__(self) -> Log:
-        self.file = open(self.path, "a", encoding="utf-8") if self.main else None
+        with writing(self.path):
+            self.file = open(self.path, "a", encoding="utf-8") if self.main else None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.board:
+            self.board.close()
         if self.file:
-            self.file.close()
+            with suppress(OSError):  # of a row that could not be written, which was told
+                self.file.close()
             if self.width:
                 print(file=sys.stderr)
 
@@ -44,12 +54,19 @@ class Log:
         """Append a row; validation rows are also told on stderr."""
         self.rows.append(row)
         if self.file:
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
+            with writing(self.path):
+                self.file.write(json.dumps(row) + "\n")
+                self.file.flush()
+        if self.board:
+            self.board.row(row)
         for prefix, name in MEASURES.items():
             found = "  ".join(f"{key.removeprefix(prefix)}: {row[key]:.2f}" for key in row if key.startswith(prefix))
             if found:
                 self._say(f"step {row['step']}: held-out {name} at sigma {found}")
+        others = {key.removeprefix("val_"): row[key] for key in row if key.startswith("val_") and key != "val_loss"}
+        if others:
+            found = "  ".join(f"{key}: {value:.4g}" for key, value in others.items())
+            self._say(f"step {row['step']}: held-out {found}{', the best so far' if row.get('best') else ''}")
 
     def tick(self, step: int, crops: int, loss: float, rate: float, progress: float, clock: float) -> None:
         """Once a step: renew the line, ten times a second on a terminal, else once a minute."""

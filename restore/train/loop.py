@@ -8,11 +8,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,37 +19,18 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
 
-from restore.errors import DivergedError, InputError, OutOfMemory
+from restore.errors import DivergedError, InputError
+from restore.layout import replace
 from restore.train import checkpoint
+from restore.train.board import Board, writer
 from restore.train.config import FREE, Config, interval
-from restore.train.data import Loader, Pictures
+from restore.train.data import Loader
+from restore.train.disk import discard, recover, whole, writing
 from restore.train.log import Log
-from restore.train.plan import Due, Rows, learning_rate, phase
-from restore.train.runtime import accelerator, interruptible
-from restore.train.toml import difference
-
-
-class Task(Protocol):
-    """What a trainer adds to the loop. All models are called with the task's own network or its average."""
-
-    name: ClassVar[str]  # of the folder that users load
-    Config: ClassVar[type[Config]]  # what its configuration file holds
-    net: nn.Module
-
-    def __init__(self, config: Config, pictures: Pictures) -> None:
-        """Make the network. Raises InputError for a configuration that cannot be."""
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], rng: Rows) -> Tensor:
-        """(b,) losses of a batch, already on the device."""
-
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """Named numbers for the log; empty where there is nothing to validate on."""
-
-    def samples(self, model: nn.Module) -> np.ndarray | None:
-        """A sheet of pictures, (H,W,3) uint8, or None."""
-
-    def export(self, model: nn.Module, folder: Path, history: list[dict[str, Any]]) -> None:
-        """Write what a user loads into the empty `folder`; `history` is the log."""
+from restore.train.plan import Due, Rows, check_batches, learning_rate, phase
+from restore.train.runtime import accelerator, count_damaged, culprits, ease, interruptible, reported
+from restore.train.task import Task
+from restore.train.toml import completed, difference
 
 
 class Loop:
@@ -72,40 +52,59 @@ class Loop:
         quiet: bool = False,
     ) -> None:
         self.task, self.data, self.train, self.config = task, data, config.train, dataclasses.asdict(config)
+        self.kind = type(config)
         self.output, self.crop, self.seed = Path(config.output), config.data.crop, config.seed
         self.workers, self.every = config.data.workers, config.validate.every
         self.sample_every = getattr(config.train, "sample_every", 0)  # where there is something to see
+        self.shards, self.best = config.data.shards, getattr(task, "best", None)
         train = config.train
-        self.accelerator = accelerator(train, device)
+        if train.tensorboard:
+            writer()
+        self.accelerator = accelerator(train, device, getattr(task, "partial", False))
         self.main = self.accelerator.is_main_process
+        check_batches(train, self.shards, self.accelerator.num_processes)
         self.net = task.net.to(memory_format=torch.channels_last) if train.channels_last else task.net
         fused = self.accelerator.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=fused
         )
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False).to(self.accelerator.device)
+        ease(self.net, train)
         self.model, self.prepared = self.accelerator.prepare(self.net, self.optimizer)
         self.ema = EMAModel(self.net.parameters(), decay=train.ema, foreach=True)
         self.ema.to(self.accelerator.device)
         self.step, self.seen, self.before = 0, 0, 0.0
         self.stop = False
+        self.each: list[Tensor] = []  # the last step's losses of this process's rows
         self._start(fresh)
-        self.log = Log(self.output / "log.jsonl", self.step, self.main, quiet)
+        self.board = Board(self.output / "tensorboard", self.step) if train.tensorboard and self.main else None
+        self.sampled = self.step  # of what step the last sheet is
+        self.log = Log(self.output / "log.jsonl", self.step, self.main, quiet, self.board)
 
     # --- what lies in the output folder ---
 
     def _start(self, fresh: bool) -> None:
-        if fresh and self.main:
-            for name in ("checkpoints", "samples", self.task.name):
-                shutil.rmtree(self.output / name, ignore_errors=True)
-            (self.output / "log.jsonl").unlink(missing_ok=True)
+        if self.main:
+            with writing(self.output):
+                self.output.mkdir(parents=True, exist_ok=True)
+                recover(self.output)
+            for name in ("checkpoints", "samples", "tensorboard", "best", self.task.name, "log.jsonl") if fresh else ():
+                discard(self.output / name)
         self.accelerator.wait_for_everyone()
-        self.output.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        for aside in sorted(self.output.glob(".best-*")) if self.main else ():
+            if int(aside.name.removeprefix(".best-")) > self.step:
+                discard(aside)  # of steps that are repeated
+                continue
+            with writing(self.output / "best"):
+                replace(aside, self.output / "best")
+
+    def _resume(self) -> None:
         path = checkpoint.newest(self.output / "checkpoints")
         if path is None:
             return
         tensors, state = checkpoint.load(path)
-        differing = difference(state["config"], self.config, FREE)
+        differing = difference(completed(state["config"], self.kind), self.config, FREE)
         if differing:
             raise InputError(
                 f"{self.output} holds a run of another configuration: {differing}; choose another output, or --fresh"
@@ -117,28 +116,29 @@ class Loop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _save(self) -> None:
+        if not all(torch.isfinite(p).all() for p in self.net.parameters()):
+            raise DivergedError(f"the weights are not finite after step {self.step}: lower lr; {self._kept()}")
         if self.main:
-            if not all(torch.isfinite(p).all() for p in self.net.parameters()):
-                raise DivergedError(f"the weights are not finite after step {self.step}: lower lr; {self._kept()}")
-            scaler = self.accelerator.scaler
-            state = {
-                "step": self.step,
-                "seen": self.seen,
-                "seconds": self.seconds(),
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                "config": self.config,
-            }
-            tensors = checkpoint.pack(self.net, self.ema.shadow_params, self.optimizer)
-            checkpoint.save(self.output / "checkpoints", self.step, tensors, state)
-            self._export()
+            self._checkpoint()
+            self._export(self.task.name, self.log.rows)
         self.accelerator.wait_for_everyone()
 
-    def _export(self) -> None:
-        folder, aside = self.output / self.task.name, self.output / f".tmp-{self.task.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        self.task.export(self._averaged(), aside, self.log.rows)
-        checkpoint.replace(aside, folder)
+    def _checkpoint(self) -> None:
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "seen": self.seen,
+            "seconds": self.seconds(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "config": self.config,
+        }
+        tensors = checkpoint.pack(self.net, self.ema.shadow_params, self.optimizer)
+        checkpoint.save(self.output / "checkpoints", self.step, tensors, state)
+
+    def _export(self, name: str, history: list[dict[str, Any]]) -> None:
+        with whole(self.output / name) as aside:
+            aside.mkdir()
+            self.task.export(self._averaged(), aside, history)
 
     def _averaged(self) -> nn.Module:
         self.ema.copy_to(self.average.parameters())
@@ -167,17 +167,13 @@ class Loop:
     def run(self) -> dict[str, Any]:
         """Train to the end, or on from the last checkpoint; gives back the last line of the log."""
         self.began = time.monotonic()
-        with self.log, torch.random.fork_rng(devices=[]), interruptible(self):
-            try:
-                self._loop()
-            except torch.OutOfMemoryError:
-                raise OutOfMemory(
-                    f"out of memory: lower train.batch or raise train.accumulate; {self._kept()}"
-                ) from None
+        with self.log, torch.random.fork_rng(devices=[]), interruptible(self), reported(self._kept):
+            self._loop()
             self._report()
             self._validate()
             self._sample()
             self._save()
+            count_damaged(self.accelerator, self.data)
         return self.log.rows[-1] if self.log.rows else {}
 
     def _loop(self) -> None:
@@ -192,11 +188,14 @@ class Loop:
             side, size = phase(self.train, self.crop, progress)
             if shape != (side, size):
                 shape, batches = (side, size), self._batches(side, size)
+            self.task.progress = progress
             self.rate = learning_rate(self.train, self.step, progress)
-            loss = self._step(next(batches), size)
+            batch = next(batches)
+            loss = self._step(batch, size)
             loss, stop, self.clock = self._agree(loss)
             if not math.isfinite(loss):
-                raise DivergedError(f"the loss of step {self.step + 1} is {loss}: lower lr; {self._kept()}")
+                step, files = self.step + 1, culprits(self.accelerator, self.data, batch, self.each)
+                raise DivergedError(f"the loss of step {step} is {loss}{files}: lower lr; {self._kept()}")
             self.step, self.seen = self.step + 1, self.seen + size
             self.losses.append(loss)
             self.log.tick(self.step, self.seen, loss, self.rate, self.progress(self.clock), self.clock)
@@ -220,33 +219,47 @@ class Loop:
         return slice(begin, begin + rows)
 
     def _batches(self, side: int, size: int) -> Iterator[dict[str, Tensor]]:
-        parts = self.train.accumulate * self.accelerator.num_processes
-        if size % parts:
-            raise InputError(f"the batch {size} does not divide into {parts} parts (accumulate x processes)")
         rows = [i for micro in range(self.train.accumulate) for i in range(size)[self._rows(micro, size)]]
-        return iter(Loader(self.data, self.seen, size, side, rows, self.workers))
+        part = size // self.train.accumulate
+        shards = [i % part * self.shards // part for i in rows] if self.shards > 1 else None
+        return iter(Loader(self.data, self.seen, size, side, rows, self.workers, shards))
 
     def _step(self, batch: dict[str, Tensor], size: int) -> Tensor:
         """One optimiser step; the mean loss of this process's rows, a scalar tensor."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        torch.manual_seed((self.seed * 2**32 + self.step) % 2**63)  # for dropout
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, self.step, 1)).generate_state(1)[0]))  # for dropout
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
-        chunks = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
+        chunks = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items() if k != "item"}
         chunks = {k: v.chunk(self.train.accumulate) for k, v in chunks.items()}
+        self.each = []
         for micro in range(self.train.accumulate):
             rng = Rows(self.seed, self.step, size, self._rows(micro, size), self.accelerator.device)
             with self.accelerator.accumulate(self.model):
-                loss = self.task.loss(self.model, {k: v[micro] for k, v in chunks.items()}, rng).mean()
+                each = self.task.loss(self.model, {k: v[micro] for k, v in chunks.items()}, rng)
+                loss = each.mean()
+                self.each.append(each.detach())
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients and self.train.clip_grad:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_grad)
                 self.prepared.step()
                 self.prepared.zero_grad()
             total += loss.detach() / self.train.accumulate
-        self.ema.step(self.net.parameters())
+        self._average()
         return total
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """EMAModel.step in one pass over the memory: a third of its time. What is frozen is copied, as there."""
+        self.ema.optimization_step += 1
+        decay = self.ema.get_decay(self.ema.optimization_step)
+        pairs = list(zip(self.ema.shadow_params, self.net.parameters(), strict=True))
+        learning = [pair for pair in pairs if pair[1].requires_grad]
+        torch._foreach_lerp_(*map(list, zip(*learning, strict=True)), 1 - decay)
+        for average, weight in pairs:
+            if not weight.requires_grad:
+                average.copy_(weight)
 
     def _agree(self, loss: Tensor) -> tuple[float, bool, float]:
         """(mean loss, does anyone want to stop, the main process's clock), the same in every process."""
@@ -261,7 +274,10 @@ class Loop:
     # --- reports ---
 
     def _row(self, numbers: dict[str, float]) -> None:
-        self.log.write({"step": self.step, "crops": self.seen, "seconds": round(self.clock, 1), **numbers})
+        self.log.write(self._numbered(numbers))
+
+    def _numbered(self, numbers: dict[str, float]) -> dict[str, Any]:
+        return {"step": self.step, "crops": self.seen, "seconds": round(self.clock, 1), **numbers}
 
     def _report(self) -> None:
         if self.losses:
@@ -274,14 +290,29 @@ class Loop:
         done = any(row["step"] == self.step for row in self.log.rows if "val_loss" in row)
         if self.main and self.every and self.step and not done:
             numbers = self.task.validate(self._averaged())
-            if numbers:
+            so_far = max((row[self.best] for row in self.log.rows if row.get("best")), default=-math.inf)
+            if numbers and numbers.get(self.best, -math.inf) > so_far:
+                self._keep(numbers)
+            elif numbers:
                 self._row(numbers)
 
+    def _keep(self, numbers: dict[str, float]) -> None:
+        """The best so far: export it, and write a checkpoint, without which a resumption would not know of it."""
+        aside = self.output / f".best-{self.step:08d}"
+        self._export(aside.name, [*self.log.rows, self._numbered(numbers)])
+        self._row({**numbers, "best": True})
+        self._checkpoint()
+        with writing(self.output / "best"):
+            replace(aside, self.output / "best")
+
     def _sample(self) -> None:
-        if self.main and interval(self.sample_every) != (0, 0.0) and self.step:
-            sheet = self.task.samples(self._averaged())
+        path, again = self.output / "samples" / f"{self.step:08d}.png", self.sampled == self.step
+        if self.main and interval(self.sample_every) != (0, 0.0) and self.step and not (again and path.exists()):
+            sheet, self.sampled = self.task.samples(self._averaged()), self.step
             if sheet is not None:
-                (self.output / "samples").mkdir(exist_ok=True)
-                aside = self.output / "samples" / ".tmp.png"
-                Image.fromarray(sheet).save(aside)
-                aside.rename(self.output / "samples" / f"{self.step:08d}.png")
+                with writing(path):
+                    path.parent.mkdir(exist_ok=True)
+                with whole(path) as aside:
+                    Image.fromarray(sheet).save(aside)
+                if self.board:
+                    self.board.picture(sheet, self.step)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restore.train.config import Train, interval
+from restore.errors import InputError
+from restore.train.config import Recipe, interval
 
 
 class Rows:
@@ -33,7 +34,7 @@ class Rows:
         return ((rows + self.uniform()) / self.total).clamp(max=1 - 2**-24)
 
 
-def learning_rate(train: Train, step: int, progress: float) -> float:
+def learning_rate(train: Recipe, step: int, progress: float) -> float:
     """Linear warm-up over `warmup` steps, flat until decay.start, then cosine or linear to decay.end * lr."""
     rate = train.lr * min(1.0, (step + 1) / train.warmup) if train.warmup else train.lr
     decay = train.decay
@@ -42,13 +43,26 @@ def learning_rate(train: Train, step: int, progress: float) -> float:
     return rate * (decay.end + (1 - decay.end) * fall)
 
 
-def phase(train: Train, crop: int, progress: float) -> tuple[int, int]:
+def phase(train: Recipe, crop: int, progress: float) -> tuple[int, int]:
     """(side, batch) at a share of the training."""
     batch = train.batch
     for entry in train.phases:
         if progress >= entry.start:
             crop, batch = entry.crop or crop, entry.batch or batch
     return crop, batch
+
+
+def check_batches(train: Recipe, shards: int, processes: int) -> None:
+    """Refuse batches, of any phase, that do not divide into micro-batches, processes and shards. Raises InputError."""
+    if shards > 1 and shards % processes:
+        raise InputError(f"data.shards is {shards}: {processes} processes need a multiple of {processes}")
+    parts = train.accumulate * processes
+    for size in (train.batch, *(entry.batch or train.batch for entry in train.phases)):
+        if size % parts:
+            raise InputError(f"the batch {size} does not divide into {parts} parts (accumulate x processes)")
+        if size // train.accumulate % shards:
+            micro = size // train.accumulate
+            raise InputError(f"data.shards is {shards}: it does not divide {micro}, the batch / accumulate")
 
 
 class Due:

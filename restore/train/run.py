@@ -40,7 +40,8 @@ def train(
         )
     if output is not None:
         config = dataclasses.replace(config, output=str(output))
-    pictures = Pictures(config.data, config.seed, folders, quiet)
+    opened = getattr(kind, "Pictures", Pictures)  # a task may prepare them in its own way
+    pictures = opened.of(config, folders, quiet)
     task = kind(config, pictures)
     loop = Loop(task, pictures, config, device=device, fresh=fresh, quiet=quiet)
     loop.run()

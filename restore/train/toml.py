@@ -118,8 +118,29 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def completed(table: dict[str, Any], cls: type) -> dict[str, Any]:
+    """A configuration of `cls` that an older version wrote, with the defaults of the keys that it did not know."""
+    known, out = typing.get_type_hints(cls), dict(table)
+    for entry in dataclasses.fields(cls):
+        if entry.name in table:
+            out[entry.name] = _completed(table[entry.name], known[entry.name])
+        elif entry.default is not dataclasses.MISSING:
+            out[entry.name] = entry.default
+        elif entry.default_factory is not dataclasses.MISSING:
+            default = entry.default_factory()
+            out[entry.name] = dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+    return out
+
+
+def _completed(value: Any, hint: Any) -> Any:
+    if isinstance(value, list | tuple) and typing.get_origin(hint) is list:
+        return [_completed(item, typing.get_args(hint)[0]) for item in value]
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    return completed(value, kinds[0]) if isinstance(value, dict) and kinds else value
+
+
 def difference(old: dict[str, Any], new: dict[str, Any], free: Iterable[str] = ()) -> str | None:
-    """The first key that differs, as 'key (x there, y here)'; not those `free`, nor the folders of any `path`."""
+    """The first key that differs, as 'key (x there, y here)'; not those `free`, nor where a source's path lies."""
     old, new, free = _flat(old), _flat(new), tuple(free)
     for key in sorted(old.keys() | new.keys()):
         may = any(key == name or key.startswith(f"{name}.") for name in free)
@@ -134,5 +155,6 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     elif isinstance(value, list | tuple):
         items = ((str(i), item) for i, item in enumerate(value))
     else:
-        return {name: Path(value).name if name.endswith(".path") else value}
+        found = isinstance(value, str) and name.endswith((".path", ".condition"))
+        return {name: Path(value).name if found else value}
     return {k: v for key, item in items for k, v in _flat(item, f"{name}.{key}" if name else str(key)).items()}
