@@ -1,32 +1,39 @@
 """The priors and classifiers that ship: whole, small, credited, and made by configurations that can be read."""
 
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import seeded
+from torch.nn.functional import interpolate
 
 import restore
+from restore import images
+from restore.degrade import shrunk
 from restore.levels import Level
 from restore.load import bundled, describe, load_prior
+from restore.metrics import psnr
 from restore.train import toml
+from restore.train.conditional_config import ConditionalConfig
 from restore.train.config import ClassifierConfig, PriorConfig
 
-CONFIGS = {"prior": PriorConfig, "classifier": ClassifierConfig}
-SHIPPED = [(kind, name) for kind in CONFIGS for name in bundled(kind)]
+SHIPPED = [(kind, name) for kind in ("prior", "classifier") for name in bundled(kind)]
 FOLDERS = {(kind, name): bundled(kind)[name] for kind, name in SHIPPED}
 
 
 def test_what_ships():
-    assert SHIPPED == [("prior", "flowers"), ("prior", "photo"), ("classifier", "flowers")]
+    assert SHIPPED == [("prior", "flowers"), ("prior", "photo"), ("prior", "photo-x4"), ("classifier", "flowers")]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_every_configuration_can_be_read(kind):
-    found = [path for path in FOLDERS.values() if path.parent.name == f"{kind}s"]
-    for path in (path for folder in found for path in folder.glob("*.toml")):
-        assert toml.read(path, CONFIGS[kind]).output.startswith("runs/"), path
+@pytest.mark.parametrize(("kind", "name"), SHIPPED)
+def test_every_configuration_can_be_read(kind, name):
+    folder = FOLDERS[kind, name]
+    unconditional = ClassifierConfig if kind == "classifier" else PriorConfig
+    config = ConditionalConfig if (folder / "condition.json").is_file() else unconditional
+    for path in folder.glob("*.toml"):
+        assert toml.read(path, config).output.startswith("runs/"), path
 
 
 @pytest.mark.parametrize(("kind", "name"), SHIPPED)
@@ -73,6 +80,17 @@ def test_photo_denoises():
     noisy = (ramp + 0.1 * torch.randn(ramp.shape, generator=seeded())).clamp(0, 1)
     found = restore.denoise(noisy, prior=prior, noise_std=0.1)
     assert (found - ramp).square().mean() < (noisy - ramp).square().mean() / 20
+
+
+def test_photo_x4_is_nearer_to_the_truth_than_bicubic():
+    """A photograph that it has not seen; and what is made smaller again is what was given."""
+    prior = load_prior("photo-x4", device="cpu", dtype="float32")
+    truth = images.read(Path(str(files("restore.assets"))) / "images/colosseum.png").rgb[..., 32:160, 60:188]
+    small = shrunk(truth, 4, "bicubic", "it").clamp(0, 1)
+    bicubic = interpolate(small, scale_factor=4, mode="bicubic").clamp(0, 1)
+    found = restore.upscale(small, prior=prior, steps=2, consistent=True)
+    assert psnr(found, truth) > psnr(bicubic, truth) + 0.5
+    assert (shrunk(found, 4, "bicubic", "it") - small).abs().mean() < 1e-3
 
 
 def test_the_guide_names_them():

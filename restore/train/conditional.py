@@ -139,9 +139,10 @@ class ConditionalTask:
         if settings.augment:
             std = self.told.augment * rng.uniform()
             y = y + std[:, None, None, None] * rng.normal(*y.shape[1:])
-        if self.told.residual:
-            x0 = self.clipped(self.told.residual * (x0 - self.told.enlarged(y)))
         seen = self.told.shown(y, std)
+        if self.told.residual:
+            up = self.told.enlarged(y) if self.told.low_res else seen[:, :3]
+            x0 = self.clipped(self.told.residual * (x0 - up))
         if settings.dropout:
             seen = torch.where((rng.uniform() < settings.dropout)[:, None, None, None], 0, seen)
         return self.errors(model, x0, z, level, seen)
@@ -256,7 +257,7 @@ class ConditionalTask:
 
 def _model_space(picture: Tensor) -> Tensor:
     """(b,H,W,3) uint8 -> (b,3,H,W) in [-1, 1]."""
-    return picture.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return picture.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
 
 
 def train_conditional(config: str | Path | ConditionalConfig, **options: Any) -> dict[str, Any]:
