@@ -4,14 +4,13 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from training import losses, noise_pictures, settings, state, train
+from training import launched, losses, noise_pictures, settings, state, train
 
 from restore import load_prior
 from restore.encoder import Encoder
@@ -150,19 +149,6 @@ def test_shards_that_do_not_fit_are_refused(folder, tmp_path):
 # --- processes ---
 
 
-def launched(folder, output, config, processes=2):
-    """The command of the documentation."""
-    path = output.parent / f"{output.name}.toml"
-    path.write_text(toml.write(dataclasses.asdict(config)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    tool = shutil.which("accelerate", path=os.path.dirname(sys.executable))
-    line = [tool, "launch", "--cpu", "--num_processes", str(processes), "--main_process_port", port]
-    line += ["-m", "restore.cli", "train", "prior", str(path), "-o", str(output), "--json"]
-    return subprocess.run(line, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "options"),
@@ -175,7 +161,7 @@ def launched(folder, output, config, processes=2):
 def test_processes_under_accelerate_learn_the_same_as_one(folder, tmp_path, data, options):
     config = settings(folder, data, **{"steps": 6, "batch": 8} | options)
     train(config, tmp_path / "one")
-    done = launched(folder, tmp_path / "two", config)
+    done = launched(tmp_path / "two", config)
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
@@ -191,11 +177,11 @@ def test_processes_tell_of_all_their_pictures(folder, tmp_path):
     for name in ("a.png", "b.png"):  # of one shard each
         (pictures / name).write_bytes(b"no picture")
     config = settings(pictures, {"shards": 2, "holdout": 0.0}, steps=20)
-    done = launched(pictures, tmp_path / "run", config)
+    done = launched(tmp_path / "run", config)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[0])["skipped"] == 2
     diverging = settings(pictures, {"shards": 2, "holdout": 0.0}, steps=50, lr=1e30, clip_grad=0.0)
-    done = launched(pictures, tmp_path / "diverging", diverging)
+    done = launched(tmp_path / "diverging", diverging)
     assert done.returncode != 0
     told = next(line for line in done.stderr.splitlines() if "restore: error: the loss of step" in line)
     step = int(told.partition("of step ")[2].split()[0])

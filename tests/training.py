@@ -1,12 +1,18 @@
 """Trainings of a few CPU seconds, and what they leave behind."""
 
+import dataclasses
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
 
-from restore.train import checkpoint
+from restore.train import checkpoint, toml
 from restore.train.config import Data, PriorConfig, Source, Train, Validate
 from restore.train.prior import train_prior
 
@@ -47,3 +53,16 @@ def logged(output):
 
 def losses(output):
     return [row["loss"] for row in logged(output) if "loss" in row]
+
+
+def launched(output, config, kind="prior", processes=2):
+    """The command of the documentation: `accelerate launch` of `restore train KIND`, on the CPU."""
+    path = output.parent / f"{output.name}.toml"
+    path.write_text(toml.write(dataclasses.asdict(config)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    tool = shutil.which("accelerate", path=os.path.dirname(sys.executable))
+    line = [tool, "launch", "--cpu", "--num_processes", str(processes), "--main_process_port", port]
+    line += ["-m", "restore.cli", "train", kind, str(path), "-o", str(output), "--json"]
+    return subprocess.run(line, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
