@@ -142,6 +142,27 @@ def test_the_average_is_that_of_diffusers(folder, tmp_path, monkeypatch):
     assert loop.theirs.optimization_step == loop.ema.optimization_step == 12
 
 
+def test_later_the_average_is_renewed_every_fourth_step(folder, tmp_path):
+    """By the decays of four steps: of weights that stand still it is what diffusers' average is, to rounding."""
+    config = dataclasses.replace(settings(folder, ema=0.9), output=str(tmp_path))
+    pictures = Pictures(config.data, 0, quiet=True)
+    loop = Loop(PriorTask(config, pictures), pictures, config, device="cpu", quiet=True)
+    theirs = EMAModel(loop.net.parameters(), decay=0.9)
+    loop.ema.optimization_step = theirs.optimization_step = 98
+    with torch.no_grad():
+        for weight in loop.net.parameters():
+            weight.add_(1)
+    for step in range(99, 117):
+        before = [average.clone() for average in loop.ema.shadow_params]
+        loop._average()
+        theirs.step(loop.net.parameters())
+        moved = any(not torch.equal(*pair) for pair in zip(before, loop.ema.shadow_params, strict=True))
+        assert moved == (step <= 100 or step % 4 == 0)
+        if moved:
+            for mine, other in zip(loop.ema.shadow_params, theirs.shadow_params, strict=True):
+                assert torch.allclose(mine, other, rtol=1e-5, atol=1e-6)
+
+
 def test_what_is_frozen_stays_and_is_kept(folder, tmp_path):
     config = dataclasses.replace(settings(folder), output=str(tmp_path))
 

@@ -146,7 +146,7 @@ class Recipe:
     warmup: int = 100  # steps
     decay: Decay = field(default_factory=Decay)
     clip_grad: float = 1.0  # norm; 0 is off
-    ema: float = 0.999  # at most; (1 + step) / (10 + step) early on
+    ema: float = 0.999  # a step, at most; (1 + step) / (10 + step) early on
     precision: str = "bf16"  # bf16, fp16 or no: of the network's autocast; weights stay fp32
     channels_last: bool = True
     checkpointing: bool = False  # of activations: less memory, about a third more time, the same result
