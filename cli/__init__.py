@@ -23,6 +23,7 @@ from restore.cli import (
     refine,
     repair,
     score,
+    serve,
     train,
     translate,
     upscale,
@@ -118,5 +119,6 @@ app.command("translate", short_help="From one prior or class to another (DDIB)."
 app.command("generate", short_help="Pictures from noise.")(generate.generate)
 app.command("score", short_help="Say how close two pictures are: PSNR, SSIM, LPIPS.")(score.score)
 app.command("degrade", short_help="Make test inputs: blurred, shrunk, gray, noisy ...")(degrade.degrade)
+app.command("serve", short_help="For plugins of photo editors, and a page.")(serve.serve)
 app.add_typer(priors.app, name="priors")
 app.add_typer(train.app, name="train")

@@ -4,7 +4,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -32,6 +32,37 @@ _pillow_globals = threading.RLock()
 
 def decode(data: bytes, name: str, kind: str) -> Picture:
     """The bytes of an image file -> Picture, of its first frame or page; `kind` is what the caller was given."""
+    with _opened(data, name) as im:
+        try:
+            if im.format == "PNG":  # the checksums and the end, which load() does not look at
+                Image.open(BytesIO(data), formats=["PNG"]).verify()
+                if b"IEND\xaeB`\x82" not in data:
+                    raise SyntaxError("no IEND chunk")
+            several = im.format != "MPO" and getattr(im, "is_animated", False)  # a phone's MPO: previews, gain maps
+        except Exception as e:
+            raise InputError(f"{name} {_DAMAGED} ({one_line(e)})") from e
+        if im.width * im.height > MAX_PIXELS:
+            limit = f"at most {MAX_PIXELS // 10**6} million are read"
+            raise InputError(f"{name} declares {im.width} x {im.height} pixels, {limit}: crop or shrink it first")
+        if several:
+            warnings.warn(f"{name} has several frames or pages: only the first is used", stacklevel=3)
+        return from_pil(im, name, kind, data)
+
+
+def dimensions(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) as the header declares them: nothing is decoded. Raises InputError for what is no picture."""
+    with _opened(data, name) as im:
+        return im.width, im.height
+
+
+def texts(data: bytes, name: str) -> dict[str, str]:
+    """What a file says of itself in words, by keyword: nothing is decoded. Raises InputError for no picture."""
+    with _opened(data, name) as im:
+        return {str(key): value for key, value in im.info.items() if isinstance(value, str)}
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     if not data:
         raise InputError(f"{name} is empty: get a fresh copy")
     Image.init()
@@ -39,23 +70,13 @@ def decode(data: bytes, name: str, kind: str) -> Picture:
     with _pillow():
         try:
             im = Image.open(BytesIO(data), formats=formats)
-            if im.format == "PNG":  # the checksums and the end, which load() does not look at
-                Image.open(BytesIO(data), formats=["PNG"]).verify()
-                if b"IEND\xaeB`\x82" not in data:
-                    raise SyntaxError("no IEND chunk")
-            several = im.format != "MPO" and getattr(im, "is_animated", False)  # a phone's MPO: previews, gain maps
         except UnidentifiedImageError:
             known = ", ".join(f for f in formats if f != "MPO")
             raise InputError(f"{name} is not an image that can be read: give one of {known}") from None
         except Exception as e:
             raise InputError(f"{name} {_DAMAGED} ({one_line(e)})") from e
         with im:
-            if im.width * im.height > MAX_PIXELS:
-                limit = f"at most {MAX_PIXELS // 10**6} million are read"
-                raise InputError(f"{name} declares {im.width} x {im.height} pixels, {limit}: crop or shrink it first")
-            if several:
-                warnings.warn(f"{name} has several frames or pages: only the first is used", stacklevel=3)
-            return from_pil(im, name, kind, data)
+            yield im
 
 
 def from_pil(im: Image.Image, name: str, kind: str, data: bytes = b"") -> Picture:
@@ -149,12 +170,12 @@ def format_of(extension: str, what: str | Path = "output") -> str:
         raise InputError(f"{what}: cannot write the format {extension!r}: use one of {known}") from None
 
 
-def encode(picture: Picture, format: str = "PNG") -> bytes:
+def encode(picture: Picture, format: str = "PNG", texts: Mapping[str, str] | None = None) -> bytes:
     """The bytes of an image file: PNG, TIFF (16 bits where the picture has them), lossless WebP, JPEG or BMP.
 
     JPEG has quality 95 and 4:4:4, or the input's own tables and sampling where those are of quality 90 or better. BMP
     drops EXIF and ICC; 16-bit gray with alpha becomes RGBA. Raises InputError for transparency in JPEG or
-    BMP, for a batch, and for what the format cannot hold.
+    BMP, for a batch, and for what the format cannot hold. texts: what a PNG is to say of itself, by keyword.
     """
     format = format_of(format)
     if len(picture.rgb) != 1:
@@ -176,7 +197,7 @@ def encode(picture: Picture, format: str = "PNG") -> bytes:
         if format == "TIFF":
             return _tiff(picture)
         if format == "PNG":
-            return _png(picture)
+            return _png(picture, texts or {})
         options = metadata.info(picture)
         if max(options.get("dpi", (0,))) >= 65535:
             del options["dpi"]
@@ -191,7 +212,7 @@ def encode(picture: Picture, format: str = "PNG") -> bytes:
         raise InputError(f"{picture.name} cannot be written as {format}: {one_line(e)}") from e
 
 
-def _png(picture: Picture) -> bytes:
+def _png(picture: Picture, texts: Mapping[str, str]) -> bytes:
     x = picture.pixels()
     if x.dtype == np.uint16:
         if x.ndim == 3:
@@ -210,6 +231,8 @@ def _png(picture: Picture) -> bytes:
         extra += _chunk(b"eXIf", picture.exif[6:])
     if picture.xmp:
         extra += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + picture.xmp)
+    for keyword, text in texts.items():
+        extra += _chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode(errors="replace"))
     return png[:33] + extra + png[33:]  # after the signature and IHDR
 
 

@@ -20,7 +20,7 @@ def fields(im: Image.Image, name: str) -> dict[str, Any]:
     """The fields of a Picture that are metadata; damaged EXIF is dropped with a warning."""
     return {
         "exif": _exif(im, name),
-        "icc": im.info.get("icc_profile") if im.mode != "CMYK" else None,
+        "icc": _icc(im),
         "xmp": _xmp(im),
         "dpi": _dpi(im),
         "jpeg": _jpeg(im),
@@ -114,10 +114,17 @@ def _upright(tiff: bytes) -> bytes:
     return bytes(out)
 
 
+def _icc(im: Image.Image) -> bytes | None:
+    icc = im.info.get("icc_profile") if im.mode != "CMYK" else None
+    return icc if isinstance(icc, bytes) else None  # a TIFF may have numbers there
+
+
 def _xmp(im: Image.Image) -> bytes | None:
     xmp = im.info.get("xmp") or im.info.get("XML:com.adobe.xmp")
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", xmp) if xmp else None
+    if not xmp or not isinstance(xmp, bytes):  # a TIFF may have numbers there
+        return None
+    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", xmp)
 
 
 def _dpi(im: Image.Image) -> tuple[float, float] | None:

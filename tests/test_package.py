@@ -65,21 +65,27 @@ def test_public_names():
 
 @in_checkout
 def test_declared_dependencies_are_what_is_imported():
-    """Every third-party module that the installed code imports is declared."""
-    names = {"opencv-python-headless": "cv2", "pillow": "PIL", "huggingface-hub": "huggingface_hub"}
+    """Every third-party module that the installed code imports is declared; those of the extra `serve` for it alone."""
+    names = {"opencv-python-headless": "cv2", "pillow": "PIL"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["text"]]
-    declared = {line.split(">")[0] for line in lines}
-    declared = {names.get(name, name) for name in declared}
-    used = set()
+    extras = project["optional-dependencies"]
+
+    def modules(lines):
+        declared = {line.split(">")[0] for line in lines}
+        return {names.get(name, name.replace("-", "_")) for name in declared}
+
+    base, used = modules([*project["dependencies"], *extras["text"]]), {True: set(), False: set()}
     for folder in ("restore", "cli"):
         for path in (ROOT / folder).rglob("*.py"):
+            serves = "serve" in path.relative_to(ROOT).with_suffix("").parts
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
-                    used |= {alias.name.split(".")[0] for alias in node.names}
+                    used[serves] |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and not node.level:
-                    used.add(node.module.split(".")[0])
-    assert used - set(sys.stdlib_module_names) - {"restore"} <= declared
+                    used[serves].add(node.module.split(".")[0])
+    known = {*sys.stdlib_module_names, "restore"}
+    assert used[False] - known <= base
+    assert used[True] - known <= base | modules(extras["serve"])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Behind photo editors and in the browser: the protocols of AUTOMATIC1111, IOPaint and OpenAI, and a page."""

@@ -1,0 +1,1 @@
+"""The protocol of AUTOMATIC1111's web UI, `/sdapi/v1`, as plugins of photo editors use it."""
