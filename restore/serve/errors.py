@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from restore.errors import InputError, OutOfMemory, PriorError, RestoreError
@@ -63,12 +64,18 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Json:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return failure(request.url.path, 422, f"the body is no JSON: {first['ctx']['error']}")
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return failure(request.url.path, 422, f"{where[:80] or 'the body'}: {first['msg'][:200]}")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Json:
         return failure(request.url.path, error.status_code, str(error.detail))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Json:
+        return failure(request.url.path, 400, "the body is cut short")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Json:
