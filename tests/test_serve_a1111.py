@@ -170,6 +170,15 @@ def test_the_answer_has_the_size_asked_for(img2img, mode):
         assert np.abs(found[0] - found[3]).max() <= 1
 
 
+def test_pictures_sent_together_have_a_limit(tiny_folder):
+    """All are decoded at once, however small the answers are to be."""
+    with client(tiny_folder, max_pixels=10_000) as app:
+        ask = {"steps": 1, "width": 8, "height": 8}
+        for count, status in ((3, 200), (4, 422)):
+            found = app.post("/sdapi/v1/img2img", json={"init_images": [b64(SCENE)] * count, **ask})
+            assert found.status_code == status
+
+
 def test_ilvr_by_its_name(img2img):
     assert img2img(sampler_name="ilvr")[1]["sampler_name"] == "ILVR"
     assert img2img(sampler_name="Euler a")[1]["sampler_name"] == "Automatic"

@@ -39,7 +39,7 @@ class Desk:
     def check_steps(self, steps: int | None) -> None:
         """Refuse more steps than this server takes. Raises InputError."""
         if steps is not None and steps > self.settings.max_steps:
-            raise InputError(f"steps is {steps:.6g}: this server takes at most {self.settings.max_steps}")
+            raise InputError(f"steps is {str(steps)[:20]}: this server takes at most {self.settings.max_steps}")
 
     def check_count(self, count: int, pixels: int) -> None:
         """Refuse more answers than this server gives at once. Raises InputError."""

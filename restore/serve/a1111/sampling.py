@@ -37,6 +37,7 @@ def img2img(asked: Img2Img, desk: Desk) -> Work:
     desk.check_steps(asked.steps)
     data = [desk.bytes_of(text, f"init_images[{i}]") for i, text in enumerate(asked.init_images)]
     shapes = [check_size(one, "init_images", desk.settings.max_pixels) for one in data]
+    desk.check_count(len(data), max(w * h for w, h in shapes))  # all are decoded at once, whatever their answers' size
     mask = desk.bytes_of(asked.mask, "mask") if asked.mask else None
     seed, count = asked.number(secrets.randbelow(2**32)), max(asked.count, len(data) * asked.n_iter)
     own = mask is not None and asked.inpaint_full_res
