@@ -86,7 +86,7 @@ def one_by_one(make: Callable[[int, int, Report], Result], seed: int, count: int
     pictures, seeds, result = [], [], None
     for k in range(count):
         try:
-            result = make(k, seed + k, partial(_share, report, k, count))
+            result = make(k, seed + k, partial(share, report, k, count))
         except Stopped as stopped:
             if stopped.why == "skipped":
                 continue
@@ -98,7 +98,8 @@ def one_by_one(make: Callable[[int, int, Report], Result], seed: int, count: int
     return Answers(pictures, seeds, result, False)
 
 
-def _share(report: Report, k: int, count: int, progress: Progress) -> None:
+def share(report: Report, k: int, count: int, progress: Progress) -> None:
+    """Report the progress of the k-th of `count` parts as that of all."""
     report(progress._replace(done=k * progress.total + progress.done, total=count * progress.total))
 
 

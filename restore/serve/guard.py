@@ -110,9 +110,8 @@ class Limits:
         announced = int(declared) > 0 or "transfer-encoding" in headers
 
         async def answer(message: Message) -> None:
-            if (
-                message["type"] == "http.response.start" and announced and body.more
-            ):  # else the rest would be read, and thrown away
+            # else the rest would be read, and thrown away
+            if message["type"] == "http.response.start" and announced and body.more:
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch.nn import functional as F
@@ -15,7 +16,7 @@ from restore.metadata import resized as exif_resized
 from restore.picture import Picture
 from restore.serve.a1111.models import Extras
 from restore.serve.a1111.sampling import FORMATS
-from restore.serve.desk import Desk
+from restore.serve.desk import Desk, share
 from restore.serve.methods import Upscaler, upscaler
 from restore.serve.pictures import check_pixels, check_size, picture_of, to_base64
 from restore.serve.shapes import CROP, STRETCH, fitted
@@ -29,8 +30,8 @@ def enlarging(asked: Extras, texts: list[str], desk: Desk) -> Callable[[Report],
     data = [desk.bytes_of(text, f"image {i + 1}") for i, text in enumerate(texts)]
     shapes = [check_size(one, "the image", desk.settings.max_pixels) for one in data]
     first, note = upscaler(desk.models, asked.upscaler_1)
-    share = asked.extras_upscaler_2_visibility or 0.0
-    second, note_2 = upscaler(desk.models, asked.upscaler_2) if share and asked.upscaler_2 else (None, None)
+    visible = asked.extras_upscaler_2_visibility or 0.0
+    second, note_2 = upscaler(desk.models, asked.upscaler_2) if visible and asked.upscaler_2 else (None, None)
 
     def size_of(width: int, height: int) -> tuple[int, int]:
         size = _size(asked, width, height)
@@ -50,16 +51,11 @@ def enlarging(asked: Extras, texts: list[str], desk: Desk) -> Callable[[Report],
         for k, one in enumerate(data):
             picture = picture_of(one, f"image {k + 1}")
             size = size_of(picture.rgb.shape[-1], picture.rgb.shape[-2])  # of the picture upright
-            crop = asked.resize_mode == 1 and asked.upscaling_crop
-
-            def told(progress: Any, k: int = k) -> None:
-                done, total = k * progress.total + progress.done, len(data) * progress.total
-                report(progress._replace(done=done, total=total))
-
+            crop, told = asked.resize_mode == 1 and asked.upscaling_crop, partial(share, report, k, len(data))
             answer = enlarged(picture, size, first, desk, told, crop)
             if second:
                 other = enlarged(picture, size, second, desk, told, crop)
-                answer = replace(answer, rgb=answer.rgb.lerp(other.rgb, share))
+                answer = replace(answer, rgb=answer.rgb.lerp(other.rgb, visible))
             images.append(to_base64(answer, FORMATS[desk.format]))
         return {"images": images, "html_info": "".join(f"<p>{html.escape(text)}</p>" for text in notes)}
 
